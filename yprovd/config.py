@@ -1,0 +1,165 @@
+"""The resolved configuration of a run, as it stands in `run.json` and in the spool's RUN record.
+
+The launcher reads options and a YAML file, resolves them once, and writes this; daemons get the file's path and
+nothing else. There is no secret in it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from yprovd.errors import YprovError
+
+RUN_FILE = "run.json"
+SPOOL_DIR = "spool"
+FORMAT = "yprov-run"
+VERSION = 1
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean ...?)` for a mistyped name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean `{close[0]}`?" if close else ""
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who is responsible for the run. `id` is an ORCID or ROR address where there is one."""
+
+    name: str = ""
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may set: the keys of a configuration file, each also an option of `yprov run`.
+
+    interval: seconds between samples. disable: sensors that are not opened. tags: any `key: value`.
+    licence: of the archive, an SPDX identifier or an address.
+    """
+
+    name: str = ""
+    experiment: str = ""
+    dir: str = "yprov-runs"
+    interval: float = 1.0
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    keep_spool: bool = False
+    disable: tuple[str, ...] = ()
+    user: Person = field(default_factory=Person)
+    organisation: Person = field(default_factory=Person)
+    licence: str = ""
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any], *, where: str, sensors: Iterable[str] = ()) -> Settings:
+        """Checks names, types and ranges. Raises YprovError that names the key and the nearest known one."""
+        known = [f.name for f in fields(cls)]
+        out: dict[str, Any] = {}
+        for key, value in data.items():
+            if key not in known:
+                raise YprovError(f"{where}: unknown key `{key}`",
+                                 hint=nearest(str(key), known) or f"known keys: {', '.join(known)}")
+            out[key] = _checked(where, key, value)
+        known_sensors = list(sensors)
+        for name in out.get("disable", ()):
+            if known_sensors and name not in known_sensors:
+                raise YprovError(f"{where}: `disable` names an unknown sensor `{name}`",
+                                 hint=nearest(name, known_sensors) or f"sensors: {', '.join(known_sensors)}")
+        return cls(**out)
+
+
+def _checked(where: str, key: str, value: Any) -> Any:
+    def wrong(expected: str) -> YprovError:
+        return YprovError(f"{where}: `{key}` must be {expected}, not `{value}`")
+
+    if key == "interval":
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.01 <= value <= 3600:
+            raise wrong("a number of seconds from 0.01 to 3600")
+        return float(value)
+    if key in ("inputs", "outputs", "disable"):
+        if isinstance(value, str) or not isinstance(value, (list, tuple)):
+            raise wrong("a list")
+        return tuple(str(v) for v in value)
+    if key == "tags":
+        if not isinstance(value, Mapping):
+            raise wrong("a mapping of names to values")
+        return {str(k): str(v) for k, v in value.items()}
+    if key == "keep_spool":
+        if not isinstance(value, bool):
+            raise wrong("true or false")
+        return value
+    if key in ("user", "organisation"):
+        if isinstance(value, str):
+            return Person(value)
+        if not isinstance(value, Mapping) or set(value) - {"name", "id"}:
+            raise wrong("a name, or a mapping with `name` and `id`")
+        return Person(**{k: str(v) for k, v in value.items()})
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+        raise wrong("text")
+    return str(value)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: its identity, what was asked, and where its daemons meet.
+
+    `created_ns`: wall clock. `root`: directory that holds `proc` and `sys`. `runtime_dir`: mode 0700, holds the
+    sockets, goes away with the run. `launcher`: host, boot id, pid and start time of `yprov run`.
+    """
+
+    run_id: str
+    name: str
+    created_ns: int
+    command: tuple[str, ...]
+    cwd: str
+    runtime_dir: str
+    settings: Settings
+    root: str = "/"
+    launcher: Mapping[str, Any] = field(default_factory=dict)
+    software: str = ""
+
+    @property
+    def interval_ns(self) -> int:
+        return round(self.settings.interval * 1e9)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, doc: Mapping[str, Any]) -> RunConfig:
+        data = dict(doc)
+        settings = dict(data.pop("settings"))
+        for key in ("user", "organisation"):
+            settings[key] = Person(**settings[key])
+        for key in ("inputs", "outputs", "disable"):
+            settings[key] = tuple(settings[key])
+        known = {f.name for f in fields(cls)}
+        rest = {k: v for k, v in data.items() if k in known}
+        rest["command"] = tuple(rest["command"])
+        return cls(settings=Settings(**settings), **rest)
+
+    @classmethod
+    def read(cls, run_dir: Path) -> RunConfig:
+        """Raises YprovError when the folder is not a run, or a newer program's."""
+        path = run_dir / RUN_FILE
+        try:
+            doc = json.loads(path.read_text(encoding="utf-8"))
+            if doc["format"] != FORMAT:
+                raise KeyError("format")
+            if doc["version"] > VERSION:
+                raise YprovError(f"`{path}` was written by a newer yprov (format {doc['version']})",
+                                 hint="pip install --upgrade yprovd")
+            return cls.from_json(doc)
+        except FileNotFoundError:
+            raise YprovError(f"`{run_dir}` is not a run: it has no {RUN_FILE}",
+                             hint="yprov ls   shows the runs of ./yprov-runs") from None
+        except OSError as e:
+            raise YprovError(f"cannot read `{path}`: {e.strerror}") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise YprovError(f"`{path}` is damaged or not written by yprov") from None

@@ -1,0 +1,117 @@
+"""What a number is, from the sensor to the archive: Device, Metric, Schema, Sample, Absence, Event kinds.
+
+Names follow OpenTelemetry's semantic conventions (`system.*`, `hw.*`), units are UCUM (`s`, `By`, `J`, `W`, `Hz`,
+`Cel`, `1`), always base units: whatever a vendor delivers is converted in its sensor and nowhere else. A value
+that is not there is NaN, never 0.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+Kind = Literal["gauge", "counter"]
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Device:
+    """One thing on a node that has values of its own: a GPU, a disk, a network interface, a RAPL zone.
+
+    `cls` names the group of the archive that the device is a row of (`gpu`, `socket`, `disk`, `nic`, `rapl`...);
+    `id` is stable across reboots (UUID, PCI address, kernel name), never an index.
+    """
+
+    cls: str
+    id: str
+    name: str = ""
+    attributes: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that a sensor delivers at every tick.
+
+    `kind` is `counter` for what only grows (energy, bytes, CPU seconds), else `gauge`. `resolution` is the smallest
+    step worth keeping, in `unit`: it chooses the integer unit of the archive (`yprovd.stitch.series.STORAGE`).
+    `device` is None for the node itself.
+    """
+
+    name: str
+    unit: str
+    kind: Kind
+    description: str
+    resolution: float
+    device: Device | None = None
+
+
+@dataclass(frozen=True)
+class Absence:
+    """A sensor that this node does not have, why, and what would change it."""
+
+    sensor: str
+    reason: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The ordered metrics of a node and their rate. Announced once; samples then are bare vectors in this order."""
+
+    interval_ns: int
+    metrics: tuple[Metric, ...]
+    absences: tuple[Absence, ...] = ()
+
+    def to_json(self) -> bytes:
+        """Devices are listed once and referred to by position: one GPU carries ten metrics."""
+        devices: dict[tuple[str, str], int] = {}
+        listed: list[dict[str, Any]] = []
+        rows: list[list[Any]] = []
+        for m in self.metrics:
+            at = None
+            if m.device is not None:
+                key = (m.device.cls, m.device.id)
+                if key not in devices:
+                    devices[key] = len(listed)
+                    listed.append({"cls": m.device.cls, "id": m.device.id, "name": m.device.name,
+                                   "attributes": dict(m.device.attributes)})
+                at = devices[key]
+            rows.append([m.name, m.unit, m.kind, m.description, m.resolution, at])
+        absences = [[a.sensor, a.reason, a.hint] for a in self.absences]
+        doc = {"interval_ns": self.interval_ns, "devices": listed, "metrics": rows, "absences": absences}
+        return json.dumps(doc, ensure_ascii=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Schema:
+        doc = json.loads(data)
+        devices = [Device(d["cls"], d["id"], d["name"], d["attributes"]) for d in doc["devices"]]
+        metrics = tuple(
+            Metric(name, unit, kind, description, resolution, None if at is None else devices[at])
+            for name, unit, kind, description, resolution, at in doc["metrics"]
+        )
+        return cls(doc["interval_ns"], metrics, tuple(Absence(*a) for a in doc["absences"]))
+
+    @property
+    def id(self) -> int:
+        """CRC-32 of the announcement: any copy of the announcement decodes the samples."""
+        return zlib.crc32(self.to_json())
+
+
+class Sample(NamedTuple):
+    """All metrics of one node at one tick.
+
+    `nominal_ns`: the tick of the grid that it stands for (wall clock). `wall_ns`, `mono_ns`: when the sensors were
+    really read. `values`: in the order of the schema, NaN where a value is absent.
+    """
+
+    nominal_ns: int
+    wall_ns: int
+    mono_ns: int
+    values: Sequence[float]
+
+
+#: How a run ended (`state` in prov.json), see `yprovd.stitch.states`.
+STATES = ("completed", "failed", "cancelled", "timeout", "node_fail", "killed", "incomplete")

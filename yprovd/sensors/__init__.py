@@ -1,0 +1,81 @@
+"""One file per source. A sensor only reads: no logging, no threads, no sleeping, no configuration object.
+
+A sensor opens what it needs when it is constructed, or raises `SensorUnavailable(reason, hint=...)`; its `metrics`
+are fixed from then on, and `read()` returns one float per metric, in that order, in base units, NaN for what is not
+there now. The sampler owns time, errors and statistics; nothing else calls `read()`.
+
+To add one: a file here, a line in `SENSORS`, a fixture tree, a test.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from yprovd.errors import SensorUnavailable
+from yprovd.model import Absence, Metric
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a sensor may know of where it runs.
+
+    `root`: the directory that holds `proc` and `sys` (a fixture tree in tests). `run_id`: marks the job's
+    processes. `environ`: the environment of the daemon, which carries the scheduler's variables.
+    """
+
+    root: str = "/"
+    run_id: str = ""
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+class Sensor(Protocol):
+    """`name` is the key in `SENSORS`. A constructor takes `Surroundings` and nothing else."""
+
+    name: str
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What `read()` delivers, in order. Fixed for the life of the sensor."""
+
+    def read(self) -> Sequence[float]:
+        """One value per metric, NaN where it is absent now. May raise OSError: the sampler counts it."""
+
+    def close(self) -> None:
+        """Give back files and handles. Never raises; may be called once."""
+
+
+#: Every source that this project knows, in the order in which it is opened: name -> `module:class`.
+#: A module is imported when its sensor is opened, so that a vendor's binding is never loaded for nothing.
+SENSORS: dict[str, str] = {
+    "cpu": "yprovd.sensors.cpu:CpuSensor",
+    "memory": "yprovd.sensors.memory:MemorySensor",
+    "processes": "yprovd.sensors.processes:ProcessesSensor",
+    "cgroup": "yprovd.sensors.cgroup:CgroupSensor",
+    "disk": "yprovd.sensors.disk:DiskSensor",
+    "network": "yprovd.sensors.network:NetworkSensor",
+    "rapl": "yprovd.sensors.rapl:RaplSensor",
+}
+
+
+def open_all(
+    where: Surroundings, disabled: Sequence[str] = (), table: Mapping[str, str] = SENSORS
+) -> tuple[list[Sensor], list[Absence]]:
+    """Open every sensor of the table. What cannot be opened, for whatever reason, is an absence and not a failure:
+    a vendor's binding may raise anything at import (amdsmi raises KeyError without ROCm)."""
+    sensors: list[Sensor] = []
+    absences: list[Absence] = []
+    for name, target in table.items():
+        if name in disabled:
+            absences.append(Absence(name, "disabled in the configuration"))
+            continue
+        module, _, cls = target.partition(":")
+        try:
+            sensors.append(getattr(importlib.import_module(module), cls)(where))
+        except SensorUnavailable as e:
+            absences.append(Absence(name, e.reason, e.hint))
+        except Exception as e:  # noqa: BLE001  absence has a reason, and a broken binding must not end the daemon
+            absences.append(Absence(name, f"{type(e).__name__}: {e}"))
+    return sensors, absences
