@@ -18,9 +18,9 @@ SOURCE frame names host and boot, so `node, sequence number, clock pair` of ever
 
 Payloads (times are `mono_ns` of the frame's source unless they say wall):
 
-SOURCE, RUN, END, FILE, LOSS, NOTE   one JSON object (see the module that writes it)
+SOURCE, RUN, END, FILE, FACTS, LOSS, NOTE   one JSON object (see the table in `yprovd.stitch.record`)
 SCHEMA    JSON of `yprovd.model.Schema`
-EVENTS    a JSON array of objects: `{"t": mono_ns, "e": "param"|"begin"|"end"|"event"|"file"|..., ...}`
+EVENTS    a JSON array of objects: `{"t": mono_ns, "e": "param"|"begin"|"end"|"event"|"exit", ...}`
 SAMPLES   u32 schema id, u16 ticks n, u16 metrics m,
           i64[n] nominal wall ns, i64[n] wall ns, i64[n] mono ns, f64[m][n] values, metric after metric
 METRICS   u32 rows n, u32 bytes of keys, i64[n] mono ns, i64[n] step (INT64_MIN: none), f64[n] value, u32[n] key,
@@ -68,6 +68,7 @@ class Kind:
     END = 8
     FILE = 9
     NOTE = 10
+    FACTS = 11
 
 
 class Frame(NamedTuple):

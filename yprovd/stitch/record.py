@@ -1,0 +1,422 @@
+"""The spool as one record: every file read, duplicates dropped, losses counted, columns made. Pure: bytes in, values out.
+
+The JSON objects of the frames (`t` is a monotonic time in ns of the frame's source, everything else is optional
+unless it stands without `?`):
+
+SOURCE  role ("node"|"process"|"launcher"|"collector"), host, boot_id, pid, start; a node: facts {...};
+        a process: rank?, world_size?, local_rank?, argv, python, executable
+RUN     config (`RunConfig.to_json`), started_ns, user, uid, environment {...}, code {...}...; several are merged
+END     state, reason, exit_code?, signal?, ended_ns, rusage? {user_s, system_s, max_rss_bytes}
+FILE    t, role ("input"|"output"|"model"|"code"), path, name, context?, epoch?, copy: a declaration
+FACTS   path, t (of the declaration), source (of the declaration, hex), size?, sha256?, modified_ns?, stored?, reason?
+LOSS    frames, why; source? (hex; whose frames)
+NOTE    text, t: something that happened to the run (a daemon started again)
+EVENTS  {"e": "param", t, name, value}; {"e": "begin", t, id, parent, kind ("context"|"epoch"|"span"), name, context,
+        epoch}; {"e": "end", t, id}; {"e": "event", t, name, attributes, context, epoch};
+        {"e": "exit", t, logged, dropped}: the last one of a process that ended in order
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from yprovd.errors import WireError
+from yprovd.model import Schema
+from yprovd.spool import SpoolReader
+from yprovd.wire import NO_STEP, Frame, Kind, from_json
+
+I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What one node delivered under one schema, by time. `values[tick, metric]` in base units, NaN where absent."""
+
+    schema: Schema
+    nominal_ns: I64
+    wall_ns: I64
+    mono_ns: I64
+    values: F64
+
+
+@dataclass
+class Node:
+    """One boot of one host. `facts`: what the daemon found at its start. Sorted by host."""
+
+    host: str
+    boot_id: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    samples: list[Samples] = field(default_factory=list)
+
+
+@dataclass
+class Process:
+    """One process of the job that used the client. `node` is an index into `Record.nodes`, -1 when no daemon ran."""
+
+    source: int
+    host: str
+    boot_id: str
+    pid: int
+    node: int = -1
+    rank: int | None = None
+    world_size: int | None = None
+    local_rank: int | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+    logged: int | None = None
+    dropped: int = 0
+    received: int = 0
+    last_mono_ns: int = 0
+    last_wall_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Span:
+    """`end_*` is None when the process never said so. `context` and `epoch` are those inside of the span."""
+
+    process: int
+    id: int
+    parent: int
+    kind: str
+    name: str
+    context: str | None
+    epoch: int | None
+    begin_mono_ns: int
+    begin_wall_ns: int
+    end_mono_ns: int | None
+    end_wall_ns: int | None
+
+
+@dataclass(frozen=True)
+class Param:
+    name: str
+    value: Any
+    process: int
+    wall_ns: int
+
+
+@dataclass(frozen=True)
+class PointEvent:
+    name: str
+    attributes: dict[str, Any]
+    context: str | None
+    epoch: int | None
+    process: int
+    wall_ns: int
+
+
+@dataclass(frozen=True)
+class DeclaredFile:
+    """A file that the run used or made. `process` is -1 for those named on the command line. Without a checksum,
+    `reason` says why."""
+
+    role: str
+    path: str
+    name: str
+    context: str | None
+    epoch: int | None
+    process: int
+    wall_ns: int
+    size: int | None = None
+    sha256: str | None = None
+    modified_ns: int | None = None
+    stored: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class MetricTable:
+    """All calls of `log_metric`, in columns of one length; `keys[key[i]]` is (name, context, epoch) of row i.
+    `step` is `wire.NO_STEP` where none was given. `process` indexes `Record.processes`."""
+
+    keys: list[tuple[str, str | None, int | None]]
+    key: npt.NDArray[np.int64]
+    wall_ns: I64
+    step: I64
+    value: F64
+    process: npt.NDArray[np.int64]
+
+
+@dataclass
+class Record:
+    """Everything that a spool says, in a fixed order. `lost_frames`: gaps in the sequence numbers and LOSS reports;
+    `damaged_bytes`: passed over in the files, `torn_bytes` of them at a file's end (normal after a kill)."""
+
+    run: dict[str, Any]
+    end: dict[str, Any] | None
+    nodes: list[Node]
+    processes: list[Process]
+    spans: list[Span]
+    params: list[Param]
+    events: list[PointEvent]
+    files: list[DeclaredFile]
+    metrics: MetricTable
+    notes: list[dict[str, Any]]
+    first_ns: int = 0
+    last_ns: int = 0
+    lost_frames: int = 0
+    damaged_bytes: int = 0
+    torn_bytes: int = 0
+
+
+#: Whose word counts most about how the run ended.
+_END_RANK = {"launcher": 0, "collector": 1, "node": 2}
+
+
+class _Reading:
+    """What is collected while the files are read, before it is put into order."""
+
+    def __init__(self) -> None:
+        self.sources: dict[int, dict[str, Any]] = {}
+        self.seen: dict[int, set[int]] = {}
+        self.schemas: dict[int, Schema] = {}
+        self.samples: dict[tuple[int, int, int], list[tuple[int, memoryview]]] = {}
+        self.metrics: list[Frame] = []
+        self.events: list[Frame] = []
+        self.json: dict[int, list[tuple[int, int, Frame, dict[str, Any]]]] = {}
+        self.first_ns = 0
+        self.last_ns = 0
+
+    def take(self, frame: Frame) -> None:
+        seen = self.seen.get(frame.source)
+        if seen is None:
+            seen = self.seen[frame.source] = set()
+        if frame.seq in seen:
+            return
+        seen.add(frame.seq)
+        if not self.first_ns or frame.wall_ns < self.first_ns:
+            self.first_ns = frame.wall_ns
+        if frame.wall_ns > self.last_ns:
+            self.last_ns = frame.wall_ns
+        kind = frame.kind
+        if kind == Kind.SAMPLES:
+            view = memoryview(frame.payload)
+            schema_id = int.from_bytes(view[:4], "little")
+            ticks = int.from_bytes(view[4:6], "little")
+            self.samples.setdefault((frame.source, schema_id, ticks), []).append((frame.seq, view[8:]))
+        elif kind == Kind.METRICS:
+            self.metrics.append(frame)
+        elif kind == Kind.EVENTS:
+            self.events.append(frame)
+        elif kind == Kind.SCHEMA:
+            schema = Schema.from_json(bytes(frame.payload))
+            self.schemas[schema.id] = schema
+        else:
+            value = from_json(frame.payload)
+            if kind == Kind.SOURCE:
+                self.sources[frame.source] = value
+            self.json.setdefault(kind, []).append((frame.source, frame.seq, frame, value))
+
+    def lost(self) -> int:
+        gaps = sum(max(seqs) + 1 - len(seqs) for seqs in self.seen.values())
+        return gaps
+
+    def of_kind(self, kind: int) -> list[tuple[int, Frame, dict[str, Any]]]:
+        """(source, frame, object) in the order of time, then of source and number."""
+        rows = sorted(self.json.get(kind, []), key=lambda r: (r[2].wall_ns, r[0], r[1]))
+        return [(source, frame, value) for source, _seq, frame, value in rows]
+
+
+def read_record(files: Iterable[Path]) -> Record:
+    """Read spool files, in any order, into one record. Damage never raises: it is counted."""
+    reading = _Reading()
+    damaged = torn = 0
+    for path in files:
+        reader = SpoolReader(path)
+        for frame in reader:
+            try:
+                reading.take(frame)
+            except (WireError, ValueError, KeyError, TypeError):
+                damaged += len(frame.payload)  # whole by its checksum, and yet not what its kind promises
+        damaged += reader.damaged
+        torn += reader.torn
+    record = _ordered(reading)
+    record.damaged_bytes, record.torn_bytes = damaged, torn
+    return record
+
+
+def _ordered(reading: _Reading) -> Record:
+    nodes = _nodes(reading)
+    at = {(n.host, n.boot_id): i for i, n in enumerate(nodes)}
+    processes = _processes(reading, at)
+    index = {p.source: i for i, p in enumerate(processes)}
+    metrics = _metrics(reading, processes, index)
+    spans, params, events = _events(reading, processes, index)
+    ends = sorted(
+        (_END_RANK.get(reading.sources.get(source, {}).get("role", ""), 3), frame.wall_ns, i, value)
+        for i, (source, frame, value) in enumerate(reading.of_kind(Kind.END))
+    )
+    run: dict[str, Any] = {}
+    for _source, _frame, value in reading.of_kind(Kind.RUN):
+        run.update(value)
+    losses = [value for _s, _f, value in reading.of_kind(Kind.LOSS)]
+    return Record(
+        run=run,
+        end=ends[0][3] if ends else None,
+        nodes=nodes,
+        processes=processes,
+        spans=spans,
+        params=params,
+        events=events,
+        files=_files(reading, index),
+        metrics=metrics,
+        notes=[{**value, "wall_ns": frame.wall_ns} for _s, frame, value in reading.of_kind(Kind.NOTE)],
+        first_ns=reading.first_ns,
+        last_ns=reading.last_ns,
+        lost_frames=reading.lost() + sum(int(x.get("frames", 0)) for x in losses),
+    )
+
+
+def _nodes(reading: _Reading) -> list[Node]:
+    """A daemon that was started again is a new source on the same node."""
+    nodes: dict[tuple[str, str], Node] = {}
+    for source, about in sorted(reading.sources.items(), key=lambda kv: (kv[1]["host"], kv[1]["boot_id"], kv[0])):
+        if about["role"] != "node":
+            continue
+        node = nodes.setdefault((about["host"], about["boot_id"]), Node(about["host"], about["boot_id"]))
+        node.facts.update(about.get("facts", {}))
+        for (of, schema_id, _ticks), blocks in sorted(reading.samples.items()):
+            if of == source and schema_id in reading.schemas:
+                node.samples.append(_columns(reading.schemas[schema_id], _ticks, blocks))
+    for node in nodes.values():
+        node.samples = _merged(node.samples)
+    return [nodes[key] for key in sorted(nodes)]
+
+
+def _columns(schema: Schema, ticks: int, blocks: list[tuple[int, memoryview]]) -> Samples:
+    """Blocks of equal shape as columns: one copy of the bytes, then views."""
+    width = len(schema.metrics)
+    size = ticks * (3 + width) * 8
+    whole = [view for _seq, view in sorted(blocks, key=lambda b: b[0]) if len(view) == size]
+    raw = np.frombuffer(b"".join(whole), dtype="<i8").reshape(len(whole), 3 + width, ticks)
+    times = raw[:, :3, :].transpose(1, 0, 2).reshape(3, -1)
+    values = raw[:, 3:, :].view("<f8").transpose(0, 2, 1).reshape(-1, width)
+    return Samples(schema, times[0], times[1], times[2], values)
+
+
+def _merged(samples: list[Samples]) -> list[Samples]:
+    """One Samples per schema, by time."""
+    by_schema: dict[int, list[Samples]] = {}
+    for s in samples:
+        by_schema.setdefault(s.schema.id, []).append(s)
+    out = []
+    for parts in by_schema.values():
+        mono = np.concatenate([p.mono_ns for p in parts])
+        if len(parts) == 1 and bool(np.all(mono[1:] >= mono[:-1])):
+            out.append(parts[0])
+            continue
+        order = np.argsort(mono, kind="stable")
+        out.append(Samples(
+            parts[0].schema,
+            np.concatenate([p.nominal_ns for p in parts])[order],
+            np.concatenate([p.wall_ns for p in parts])[order],
+            mono[order],
+            np.concatenate([p.values for p in parts])[order],
+        ))
+    return sorted(out, key=lambda s: (int(s.mono_ns[0]) if len(s.mono_ns) else 0, s.schema.id))
+
+
+def _processes(reading: _Reading, at: dict[tuple[str, str], int]) -> list[Process]:
+    out: list[Process] = []
+    clients = {f.source for f in (*reading.metrics, *reading.events)}
+    clients |= {s for s, about in reading.sources.items() if about["role"] == "process"}
+    for source in clients:
+        about = reading.sources.get(source, {"host": "", "boot_id": "", "pid": 0})  # its announcement was damaged
+        out.append(Process(
+            source, about["host"], about["boot_id"], about["pid"],
+            node=at.get((about["host"], about["boot_id"]), -1 if len(at) != 1 or about["host"] else 0),
+            rank=about.get("rank"), world_size=about.get("world_size"), local_rank=about.get("local_rank"),
+            attributes={k: about[k] for k in ("argv", "python", "executable") if k in about},
+        ))
+    return sorted(out, key=lambda p: (p.rank is None, p.rank or 0, p.host, p.boot_id, p.pid, p.source))
+
+
+def _metrics(reading: _Reading, processes: list[Process], index: dict[int, int]) -> MetricTable:
+    keys: dict[tuple[str, str | None, int | None], int] = {}
+    columns: list[tuple[I64, I64, F64, I64, I64]] = []
+    for frame in sorted(reading.metrics, key=lambda f: (index[f.source], f.seq)):
+        view = memoryview(frame.payload)
+        n = int.from_bytes(view[:4], "little")
+        table = [(k[0], k[1], k[2]) for k in from_json(view[8 + n * 28:])]
+        ids = np.array([keys.setdefault(key, len(keys)) for key in table], dtype=np.int64)
+        mono = np.frombuffer(view, "<i8", n, 8)
+        process = index[frame.source]
+        columns.append((
+            ids[np.frombuffer(view, "<u4", n, 8 + n * 24)],
+            mono + (frame.wall_ns - frame.mono_ns),
+            np.frombuffer(view, "<f8", n, 8 + n * 16),
+            np.frombuffer(view, "<i8", n, 8 + n * 8),
+            np.full(n, process, dtype=np.int64),
+        ))
+        processes[process].received += n
+        _seen(processes[process], frame, int(mono.max()))
+    if not columns:
+        none = np.zeros(0, dtype=np.int64)
+        return MetricTable([], none, none, none, none.astype(np.float64), none)
+    key, wall, value, step, process_column = (np.concatenate(c) for c in zip(*columns, strict=True))
+    return MetricTable(list(keys), key, wall, step, value, process_column)
+
+
+def _seen(process: Process, frame: Frame, mono_ns: int) -> None:
+    if mono_ns > process.last_mono_ns:
+        process.last_mono_ns = mono_ns
+        process.last_wall_ns = mono_ns + frame.wall_ns - frame.mono_ns
+
+
+def _events(
+    reading: _Reading, processes: list[Process], index: dict[int, int]
+) -> tuple[list[Span], list[Param], list[PointEvent]]:
+    begun: dict[tuple[int, int], dict[str, Any]] = {}
+    ended: dict[tuple[int, int], tuple[int, int]] = {}
+    params: list[Param] = []
+    events: list[PointEvent] = []
+    for frame in sorted(reading.events, key=lambda f: (index[f.source], f.seq)):
+        p = index[frame.source]
+        process = processes[p]
+        offset = frame.wall_ns - frame.mono_ns
+        for e in from_json(frame.payload):
+            kind, t = e["e"], int(e["t"])
+            _seen(process, frame, t)
+            process.received += kind != "exit"
+            if kind == "begin":
+                begun[p, e["id"]] = {**e, "wall": t + offset}
+            elif kind == "end":
+                ended[p, e["id"]] = (t, t + offset)
+            elif kind == "param":
+                params.append(Param(e["name"], e["value"], p, t + offset))
+            elif kind == "event":
+                events.append(PointEvent(e["name"], e["attributes"], e["context"], e["epoch"], p, t + offset))
+            elif kind == "exit":
+                process.logged, process.dropped = e["logged"], e["dropped"]
+    spans = [
+        Span(p, i, e["parent"], e["kind"], e["name"], e["context"], e["epoch"], int(e["t"]), e["wall"],
+             *ended.get((p, i), (None, None)))
+        for (p, i), e in begun.items()
+    ]
+    spans.sort(key=lambda s: (s.begin_wall_ns, s.process, s.id))
+    params.sort(key=lambda x: (x.wall_ns, x.process, x.name))
+    events.sort(key=lambda x: (x.wall_ns, x.process, x.name))
+    return spans, params, events
+
+
+def _files(reading: _Reading, index: dict[int, int]) -> list[DeclaredFile]:
+    facts = {(v["source"], v["t"], v["path"]): v for _s, _f, v in reading.of_kind(Kind.FACTS)}
+    out = []
+    for source, frame, v in reading.of_kind(Kind.FILE):
+        about = facts.get((f"{source:016x}", v["t"], v["path"]), {"reason": "the run ended before it was looked at"})
+        out.append(DeclaredFile(
+            v["role"], v["path"], v["name"], v.get("context"), v.get("epoch"), index.get(source, -1),
+            int(v["t"]) + frame.wall_ns - frame.mono_ns,
+            about.get("size"), about.get("sha256"), about.get("modified_ns"), about.get("stored"),
+            about.get("reason", ""),
+        ))
+    return out
+
+
+assert np.iinfo(np.int64).min == NO_STEP
