@@ -10,7 +10,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from yprovd import __version__
 
 #: The variable that marks the processes of a run.
 MARKER = "YPROV_RUN_ID"
@@ -54,6 +56,13 @@ def boot_id(root: str = "/") -> str:
             return f.read().strip()
     except OSError:
         return "unknown"
+
+
+def about_source(role: str, root: str = "/") -> dict[str, Any]:
+    """What every process that makes frames announces of itself (the common part of a SOURCE frame)."""
+    me = process_id(os.getpid())
+    return {"role": role, "host": os.uname().nodename, "boot_id": boot_id(root), "pid": os.getpid(),
+            "start": me.start if me else 0, "software": __version__}
 
 
 def carries_marker(pid: int | str, run_id: str, root: str = "/") -> bool:

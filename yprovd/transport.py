@@ -12,6 +12,7 @@ and what follows it, and then the frames:
     D u64 number, u8 sync | frame...   data; sync asks for an acknowledgement as soon as possible
     A u64...                           these numbers are on disk
     S                                  stop: drain, say what is left, end
+    B                                  goodbye: this sender has said all
     Q / R json                         a question and its answer (the roll-call)
 
 Endpoints are `ipc://` paths below a directory of mode 0700: no other user can open them.
@@ -31,7 +32,7 @@ import zmq
 from yprovd.errors import WireError, YprovError
 from yprovd.wire import from_json, to_json
 
-DATA, ACK, STOP, QUESTION, REPLY = b"D", b"A", b"S", b"Q", b"R"
+DATA, ACK, STOP, GOODBYE, QUESTION, REPLY = b"D", b"A", b"S", b"B", b"Q", b"R"
 _DATA = struct.Struct("<cQB")
 
 #: How long a sender waits for any sign of life before it connects anew and sends all again.
@@ -75,8 +76,11 @@ class Sender:
     `limit` bounds the bytes kept until they are acknowledged. `pushed_out` counts the frames that it cost.
     """
 
-    def __init__(self, endpoint: str, *, limit: int, context: zmq.Context[Any] | None = None) -> None:
+    def __init__(
+        self, endpoint: str, *, limit: int, identity: bytes, context: zmq.Context[Any] | None = None
+    ) -> None:
         self.endpoint = endpoint
+        self.identity = identity  # stays the same when it connects anew, so that the receiver knows it again
         self.limit = limit
         self.pushed_out = 0
         self.bytes_kept = 0
@@ -91,6 +95,7 @@ class Sender:
 
     def _connect(self) -> zmq.Socket[Any]:
         socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.IDENTITY, self.identity)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SNDHWM, 100_000)
         socket.setsockopt(zmq.RECONNECT_IVL, 10)
@@ -172,13 +177,16 @@ class Sender:
             self._put([_DATA.pack(DATA, number, sync), *frames])
         return True
 
-    def take_back(self) -> tuple[list[int], list[bytes]]:
-        """Everything that is not acknowledged, for the owner to keep elsewhere: (numbers, frames)."""
+    def kept(self) -> list[bytes]:
+        """The frames that are not acknowledged, in order."""
+        return [frame for _sync, frames, _size, _since in self._kept.values() for frame in frames]
+
+    def forget(self) -> list[int]:
+        """What was kept is safe elsewhere: the numbers of those messages."""
         numbers = list(self._kept)
-        frames = [f for _sync, fs, _size, _since in self._kept.values() for f in fs]
         self._kept.clear()
         self.bytes_kept = 0
-        return numbers, frames
+        return numbers
 
     def close(self, linger_ms: int = 0) -> None:
         self.socket.close(linger_ms)
@@ -195,6 +203,7 @@ class Receiver:
         self._context = context or zmq.Context(io_threads=1)
         self._own_context = context is None
         self.socket: zmq.Socket[Any] = self._context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a sender that connects anew keeps its identity
         self.socket.setsockopt(zmq.LINGER, 200)
         self.socket.setsockopt(zmq.RCVHWM, 100_000)
         self.socket.setsockopt(zmq.SNDHWM, 100_000)

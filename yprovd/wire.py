@@ -32,6 +32,7 @@ JSON is Python's: NaN and Infinity may stand in it.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import sys
 import zlib
@@ -132,12 +133,13 @@ def frames_of(data: bytes) -> list[Frame]:
 
 
 def to_json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    """Lone surrogates (a file name that is not UTF-8) become text, `\\udcff`: every reader can read what we wrote."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
 
 
 def from_json(payload: bytes | memoryview) -> Any:
     try:
-        return json.loads(str(payload, "utf-8", "surrogatepass"))
+        return json.loads(str(payload, "utf-8"))
     except ValueError as e:
         raise WireError(f"not JSON: {e}") from None
 
@@ -223,6 +225,11 @@ def unpack_metrics(payload: bytes | memoryview) -> list[MetricRow]:
         name, context, epoch = table[key]
         rows.append(MetricRow(t, name, value, None if step == NO_STEP else step, context, epoch))
     return rows
+
+
+def new_source() -> int:
+    """A frame source's name: 64 random bits."""
+    return int.from_bytes(os.urandom(8), "little")
 
 
 class Packer:

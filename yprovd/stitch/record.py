@@ -1,4 +1,4 @@
-"""The spool as one record: every file read, duplicates dropped, losses counted, columns made. Pure: bytes in, values out.
+"""The spool as one record: every file read, duplicates dropped, losses counted, columns made. Pure.
 
 The JSON objects of the frames (`t` is a monotonic time in ns of the frame's source, everything else is optional
 unless it stands without `?`):
@@ -252,13 +252,17 @@ def _ordered(reading: _Reading) -> Record:
         (_END_RANK.get(reading.sources.get(source, {}).get("role", ""), 3), frame.wall_ns, i, value)
         for i, (source, frame, value) in enumerate(reading.of_kind(Kind.END))
     )
+    end: dict[str, Any] = {}
+    for rank, _wall, _i, value in ends:  # the same one's later words complete the earlier
+        if rank == ends[0][0]:
+            end.update(value)
     run: dict[str, Any] = {}
     for _source, _frame, value in reading.of_kind(Kind.RUN):
         run.update(value)
     losses = [value for _s, _f, value in reading.of_kind(Kind.LOSS)]
     return Record(
         run=run,
-        end=ends[0][3] if ends else None,
+        end=end or None,
         nodes=nodes,
         processes=processes,
         spans=spans,

@@ -1,0 +1,47 @@
+"""yprov in a script: say what the program does, and never notice that somebody listens.
+
+    import yprov
+
+    yprov.log_param("lr", 3e-4)
+    for k in range(epochs):
+        with yprov.context("training"), yprov.epoch(k):
+            yprov.log_metric("loss", loss, step=step)
+
+Under `yprov run` the calls are recorded; anywhere else they do nothing. They never raise, never wait and never print
+to stdout (`YPROV_STRICT=1` makes them raise, for tests). Importing this needs nothing but the standard library; the
+first call that records something needs `pyzmq`.
+"""
+
+from yprov.client import Run
+from yprov.client import client as _client
+
+context = _client.context
+current_run = _client.current_run
+epoch = _client.epoch
+event = _client.event
+flush = _client.flush
+log_artifact = _client.log_artifact
+log_input = _client.log_input
+log_metric = _client.log_metric
+log_metrics = _client.log_metrics
+log_model = _client.log_model
+log_param = _client.log_param
+log_params = _client.log_params
+span = _client.span
+
+__all__ = [
+    "Run",
+    "context",
+    "current_run",
+    "epoch",
+    "event",
+    "flush",
+    "log_artifact",
+    "log_input",
+    "log_metric",
+    "log_metrics",
+    "log_model",
+    "log_param",
+    "log_params",
+    "span",
+]

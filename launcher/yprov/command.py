@@ -1,0 +1,295 @@
+"""The wrapped command: started as the shell would have, its output passed through and kept, its signals forwarded.
+
+stdin is the command's own, untouched. stdout and stderr go through one channel each, a pipe, or a pseudo-terminal
+where ours is a terminal; where both are the same file (`2>&1`, a terminal) they share one channel, so that their order
+is kept. What is read is written on at once and appended to a log.
+
+Signals that we get are forwarded, each once. At a terminal the command stays in our process group, so that the
+kernel's Ctrl-C and Ctrl-Z reach it directly, and those are not forwarded again; elsewhere it gets a group of its own,
+so that a signal to our group reaches it through us and only once. Nothing of it outlives a killed launcher: the kernel
+sends it SIGTERM (PR_SET_PDEATHSIG), and the node daemon ends its descendants.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import selectors
+import signal
+import stat
+import struct
+import subprocess
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
+_WATCHED = {*FORWARDED, signal.SIGCHLD, signal.SIGWINCH}
+_SI_KERNEL = 128  # siginfo si_code: sent by the kernel, to a terminal's whole foreground group
+_PR_SET_PDEATHSIG = 1
+#: A second Ctrl-C counts as such when it comes this soon, and not as an echo of the first.
+SECOND_S = (0.05, 5.0)
+_BLOCK = 1 << 16
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Channel:
+    """What the command writes, on its way: `source` is ours to read, `inner` the command's to write."""
+
+    def __init__(self, target: int, log: Path) -> None:
+        self.target: int | None = target
+        self.terminal = os.isatty(target)
+        self.source, self.inner = _terminal_like(target) if self.terminal else os.pipe()
+        os.set_blocking(self.source, False)
+        self.log: int | None = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.log_lost = 0
+
+    def pump(self) -> bool:
+        """Pass on what is there. Returns whether more may come: False at the end, or when nobody reads any more."""
+        try:
+            data = os.read(self.source, _BLOCK)
+        except BlockingIOError:
+            return True
+        except OSError as e:
+            if e.errno != errno.EIO:  # EIO: the last writer of a pseudo-terminal has gone
+                raise
+            data = b""
+        if not data:
+            return False
+        self._keep(data)
+        return self.target is not None and _write_all(self.target, data)
+
+    def drain(self) -> bool:
+        """Everything that is there now. Returns whether a writer is left."""
+        poller = selectors.DefaultSelector()
+        with poller:
+            poller.register(self.source, selectors.EVENT_READ)
+            while poller.select(0):
+                if not self.pump():
+                    return False
+        return True
+
+    def _keep(self, data: bytes) -> None:
+        if self.log is not None and self.log_lost == 0:
+            try:
+                os.write(self.log, data)
+                return
+            except OSError:
+                pass  # the disk is full: the command must not notice
+        self.log_lost += len(data)
+
+    def resize(self) -> None:
+        if self.terminal and self.target is not None:
+            with contextlib.suppress(OSError):
+                size = fcntl.ioctl(self.target, termios.TIOCGWINSZ, struct.pack("4H", 0, 0, 0, 0))
+                fcntl.ioctl(self.source, termios.TIOCSWINSZ, size)
+
+    def close(self) -> None:
+        for fd in (self.source, self.log):
+            if fd is not None:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+
+
+def _terminal_like(target: int) -> tuple[int, int]:
+    """A pseudo-terminal of the size of `target` that changes nothing: the real one does the line endings."""
+    source, inner = os.openpty()
+    mode = termios.tcgetattr(inner)
+    mode[1] &= ~termios.OPOST
+    mode[3] &= ~(termios.ECHO | termios.ISIG | termios.ICANON)
+    termios.tcsetattr(inner, termios.TCSANOW, mode)
+    with contextlib.suppress(OSError):
+        size = fcntl.ioctl(target, termios.TIOCGWINSZ, struct.pack("4H", 0, 0, 0, 0))
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, size)
+    return source, inner
+
+
+def _write_all(fd: int, data: bytes) -> bool:
+    """Write, waiting as long as the reader takes. False when the reader has gone."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view):]
+        except BlockingIOError:  # somebody who shares it has set it non-blocking
+            with selectors.DefaultSelector() as waiting:
+                waiting.register(fd, selectors.EVENT_WRITE)
+                waiting.select()
+        except OSError:
+            return False
+    return True
+
+
+def open_channels(logs: Path) -> list[tuple[Channel, tuple[int, ...]]]:
+    """A channel for stdout and one for stderr, or one for both, each with the descriptors that it stands for."""
+    there = [fd for fd in (1, 2) if _is_open(fd)]
+    if len(there) == 2 and _same_file(1, 2):
+        return [(Channel(1, logs / "output.log"), (1, 2))]
+    names = {1: "stdout.log", 2: "stderr.log"}
+    return [(Channel(fd, logs / names[fd]), (fd,)) for fd in there]
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _same_file(a: int, b: int) -> bool:
+    x, y = os.fstat(a), os.fstat(b)
+    if (x.st_dev, x.st_ino, x.st_rdev) != (y.st_dev, y.st_ino, y.st_rdev):
+        return False
+    return not stat.S_ISREG(x.st_mode) or os.path.sameopenfile(a, b)
+
+
+class Signals:
+    """All signals to this process, taken by one thread from before the first other thread is made.
+
+    Until a command runs they are only noted (`interrupted`); then they are forwarded. `on_child` is called for each
+    SIGCHLD, `on_second` for the second Ctrl-C, both from the thread.
+    """
+
+    def __init__(self, on_child: Callable[[], None]) -> None:
+        self.before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+        self.interrupted: int = 0      # the last signal that asks to stop
+        self.forwarded: list[int] = []
+        self.on_child = on_child
+        self.on_second: Callable[[], None] = lambda: None
+        self.on_resize: Callable[[], None] = lambda: None
+        self._pid = 0
+        self._own_group = False
+        self._last: dict[int, float] = {}
+        threading.Thread(target=self._run, name="yprov-signals", daemon=True).start()
+
+    def forward_to(self, pid: int, *, own_group: bool) -> None:
+        """From now on. A signal that came before is forwarded at once."""
+        self._own_group = own_group
+        self._pid = pid
+        if self.interrupted:
+            self._send(self.interrupted)
+
+    def stop_forwarding(self) -> None:
+        self._pid = 0
+
+    def _send(self, signum: int) -> None:
+        self.forwarded.append(signum)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(self._pid, signum)
+
+    def _run(self) -> None:
+        while True:
+            info = signal.sigwaitinfo(_WATCHED)
+            signum = info.si_signo
+            if signum == signal.SIGCHLD:
+                self.on_child()
+                continue
+            if signum == signal.SIGWINCH:
+                self.on_resize()
+                continue
+            now = time.monotonic()
+            since = now - self._last.get(signum, -1e9)
+            if since < SECOND_S[0]:
+                continue  # `timeout` sends each signal to the process and to its group
+            self._last[signum] = now
+            if signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+                self.interrupted = signum
+            if signum == signal.SIGINT and since < SECOND_S[1]:
+                self.on_second()
+            elif self._pid:
+                if info.si_code == _SI_KERNEL and not self._own_group:
+                    self.forwarded.append(signum)  # the kernel has sent it to the whole group
+                else:
+                    self._send(signum)
+
+
+def at_terminal() -> bool:
+    """Whether we are the foreground group of a terminal."""
+    try:
+        with open("/dev/tty", "rb", buffering=0) as tty:
+            return os.tcgetpgrp(tty.fileno()) == os.getpgrp()
+    except OSError:
+        return False
+
+
+def start(
+    argv: Sequence[str], env: Mapping[str, str], channels: Sequence[tuple[Channel, tuple[int, ...]]],
+    signals: Signals,
+) -> subprocess.Popen[bytes]:
+    """Start the command. Raises OSError as execvp does."""
+    streams: dict[int, int] = {fd: channel.inner for channel, fds in channels for fd in fds}
+    own_group = not at_terminal()
+    parent = os.getpid()
+
+    def prepare() -> None:  # in the child, before exec
+        if own_group:
+            os.setpgid(0, 0)
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(143)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals.before)
+
+    child = subprocess.Popen(
+        list(argv), env=dict(env), stdout=streams.get(1), stderr=streams.get(2), preexec_fn=prepare)
+    for channel, _fds in channels:
+        os.close(channel.inner)
+    signals.forward_to(child.pid, own_group=own_group)
+    return child
+
+
+def has_ended(pid: int) -> bool:
+    """Whether the child has ended; it is left to be reaped, so that its last counters can still be read."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def exit_of(pid: int) -> tuple[int, int]:
+    """(exit status as a shell gives it, signal or 0) of a child that has ended, without reaping it."""
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    if ended.si_code == os.CLD_EXITED:
+        return ended.si_status, 0
+    return 128 + ended.si_status, ended.si_status
+
+
+def reap(pid: int) -> dict[str, float]:
+    """Resources used by the command and the children that it waited for (getrusage(2))."""
+    _, _, usage = os.wait4(pid, 0)
+    return {"user_s": usage.ru_utime, "system_s": usage.ru_stime, "max_rss_bytes": usage.ru_maxrss * 1024}
+
+
+def resize(channels: Iterable[Channel]) -> None:
+    """Our terminal has another size now: so have the command's."""
+    for channel in channels:
+        channel.resize()
+
+
+def leave_pump(channels: Sequence[Channel]) -> None:
+    """A process of the command lives on and still writes: pass it on, as long as it does, from a process of our own
+    that holds nothing but these channels. It ends with the last writer."""
+    if os.fork():
+        return
+    for channel in channels:
+        channel.log = None  # the record has ended with the command
+    try:
+        keep = sorted(fd for c in channels for fd in (c.source, c.log, c.target) if fd is not None)
+        low = 0
+        for fd in keep:
+            os.closerange(low, fd)
+            low = fd + 1
+        os.closerange(low, 65536)
+        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+        with selectors.DefaultSelector() as waiting:
+            for channel in channels:
+                waiting.register(channel.source, selectors.EVENT_READ, channel)
+            while waiting.get_map():
+                for key, _ in waiting.select():
+                    if not key.data.pump():
+                        waiting.unregister(key.fd)
+                        os.close(key.fd)
+    finally:
+        os._exit(0)

@@ -1,0 +1,152 @@
+"""Runs on disk: making a new one, finding them, and what each one says of itself (prov.json, without `prov`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from yprov.capture import name_of
+from yprovd import __version__
+from yprovd.config import RUN_FILE, SPOOL_DIR, RunConfig, Settings
+from yprovd.errors import YprovError
+from yprovd.processes import boot_id, process_id
+
+PROV_FILE = "prov.json"
+
+
+def create(settings: Settings, command: Sequence[str], *, root: str = "/") -> tuple[Path, RunConfig]:
+    """Make the run's directory, its `run.json` and the directory of its sockets. Raises YprovError."""
+    run_id = str(uuid.uuid4())
+    name = settings.name or name_of(command)
+    now = time.time_ns()
+    stamp = datetime.fromtimestamp(now / 1e9, UTC).strftime("%Y%m%dT%H%M%SZ")
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:40] or "run"
+    parent = Path(settings.dir).expanduser().absolute()
+    run_dir = parent / f"{stamp}-{slug}-{run_id[:8]}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        run_dir.mkdir(mode=0o700)
+        (run_dir / SPOOL_DIR).mkdir()
+        (run_dir / "logs").mkdir()
+    except OSError as e:
+        raise YprovError(f"cannot make a run in `{parent}`: {e.strerror}",
+                         hint="yprov run --dir DIRECTORY -- COMMAND   with a directory that you may write to") from None
+    me = process_id(os.getpid())
+    config = RunConfig(
+        run_id=run_id, name=name, created_ns=now, command=tuple(command), cwd=os.getcwd(),
+        runtime_dir=_runtime_dir(run_id), settings=settings, root=root, software=__version__,
+        launcher={"host": os.uname().nodename, "boot_id": boot_id(), "pid": os.getpid(),
+                  "start": me.start if me else 0},
+    )
+    write_whole(run_dir / RUN_FILE, json.dumps(config.to_json(), indent=1, ensure_ascii=False).encode(
+        "utf-8", "backslashreplace"))
+    return run_dir, config
+
+
+def _runtime_dir(run_id: str) -> str:
+    """A directory of mode 0700 for the sockets, with a short path: a socket's path has at most 107 bytes."""
+    for base in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp", "/dev/shm"):
+        if base and os.path.isabs(base) and len(base) < 70:
+            try:
+                return tempfile.mkdtemp(prefix=f"yprov-{run_id[:8]}-", dir=base)
+            except OSError:
+                continue
+    raise YprovError("there is no directory for the run's sockets", hint="set TMPDIR to a writable directory")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Beside its name, then renamed: nobody ever reads half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+
+
+def find(given: str, directory: str = "yprov-runs") -> Path:
+    """A run by its path, by a part of its name within `directory`, or `last`. Raises YprovError."""
+    path = Path(given)
+    if (path / RUN_FILE).is_file():
+        return path
+    if path.is_dir():
+        if sub := all_runs(path):
+            raise YprovError(f"`{given}` holds {len(sub)} runs and is none itself", hint=f"yprov show {sub[-1]}")
+        raise YprovError(f"`{given}` is not a run: it has no {RUN_FILE}", hint="yprov ls")
+    runs = all_runs(Path(directory))
+    matching = runs[-1:] if given == "last" else [r for r in runs if given in r.name]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        raise YprovError(f"`{given}` fits {len(matching)} runs: {', '.join(r.name for r in matching[:5])}",
+                         hint="type more of the name")
+    raise YprovError(f"there is no run `{given}`", hint=f"yprov ls --dir {directory}")
+
+
+def all_runs(directory: Path) -> list[Path]:
+    """The runs in a directory, oldest first (their names begin with the time). Raises YprovError when unreadable."""
+    try:
+        return sorted(p for p in directory.iterdir() if (p / RUN_FILE).is_file())
+    except FileNotFoundError:
+        return []
+    except OSError as e:
+        raise YprovError(f"cannot read `{directory}`: {e.strerror}") from None
+
+
+def still_going(run_dir: Path, config: RunConfig) -> bool:
+    """Whether the run has not ended: its launcher lives, or, seen from another host, its spool grew just now."""
+    launcher = config.launcher
+    if launcher.get("host") == os.uname().nodename and launcher.get("boot_id") == boot_id():
+        pid = int(launcher["pid"])
+        found = process_id(pid)
+        return psutil.pid_exists(pid) and found is not None and found.start == launcher["start"]
+    newest = max((p.stat().st_mtime for p in (run_dir / SPOOL_DIR).glob("*.spool")), default=0.0)
+    return time.time() - newest < 30.0
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run as `show` and `ls` tell it. `run` holds the attributes of prov.json's run activity, without prefixes."""
+
+    directory: Path
+    config: RunConfig
+    state: str
+    document: dict[str, Any]
+    run: dict[str, Any]
+
+
+def view(run_dir: Path) -> RunView:
+    """What the archive says; `running` or `not stitched` where there is none yet. Raises YprovError when damaged."""
+    config = RunConfig.read(run_dir)
+    path = run_dir / PROV_FILE
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        run = {k.rpartition(":")[2]: value_of(v) for k, v in document["activity"]["run"].items()}
+    except FileNotFoundError:
+        state = "running" if still_going(run_dir, config) else "not stitched"
+        return RunView(run_dir, config, state, {}, {})
+    except OSError as e:
+        raise YprovError(f"cannot read `{path}`: {e.strerror}") from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise YprovError(f"`{path}` is damaged", hint=f"yprov validate {run_dir}") from None
+    return RunView(run_dir, config, str(run.get("state", "incomplete")), document, run)
+
+
+def value_of(value: Any) -> Any:
+    """A PROV-JSON value as a plain one: {"$": "1.5", "type": "xsd:double"} -> 1.5."""
+    if isinstance(value, dict) and "$" in value:
+        text, kind = value["$"], str(value.get("type", "")).rpartition(":")[2]
+        if kind in ("int", "long", "integer"):
+            return int(text)
+        if kind in ("double", "float", "decimal"):
+            return float(text)
+        return text == "true" if kind == "boolean" else text
+    return value

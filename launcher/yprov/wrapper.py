@@ -1,0 +1,324 @@
+"""`yprov run`: the run's directory, the daemons, the command, and the end, in this order and whatever happens.
+
+The command's exit status is ours. What goes wrong on our side is said on stderr, and costs the record, never the job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from yprov import command as commands
+from yprov.capture import about_run, code_of
+from yprov.daemons import Daemons
+from yprov.runs import create
+from yprovd.clock import SystemClock
+from yprovd.config import SPOOL_DIR, RunConfig, Settings
+from yprovd.errors import SpoolFull, YprovError
+from yprovd.files import FileWorker
+from yprovd.processes import MARKER, about_source, job_processes
+from yprovd.spool import SpoolWriter
+from yprovd.wire import Kind, Packer, new_source
+
+#: How long the daemons may take to be ready; the command starts then in any case.
+READY_S = 10.0
+#: How long the end may take: the nodes' last samples and files; and then the archive, after which it is left to the
+#: collector, which goes on by itself.
+FINISH_S = 40.0
+#: Room kept on the disk for the run's last words.
+_RESERVE = 64 << 10
+
+
+class LauncherSpool:
+    """The launcher's own records: what is run, what happened, how it ended. Written at once, synced to disk."""
+
+    def __init__(self, run_dir: Path) -> None:
+        folder = run_dir / SPOOL_DIR
+        self._packer = Packer(new_source(), SystemClock())
+        self._writer = SpoolWriter(folder / f"launcher-{os.getpid()}.spool")
+        self._reserve: Path | None = folder / ".reserve"
+        with contextlib.suppress(OSError):
+            fd = os.open(self._reserve, os.O_WRONLY | os.O_CREAT, 0o600)
+            os.posix_fallocate(fd, 0, _RESERVE)
+            os.close(fd)
+        self._lock = threading.Lock()
+        self.write(Kind.SOURCE, about_source("launcher"))
+
+    @property
+    def source(self) -> int:
+        return self._packer.source
+
+    def write(self, kind: int, value: Mapping[str, Any]) -> bool:
+        """Also from threads. When the disk is full, the room kept back is used; False when even that is gone."""
+        with self._lock:
+            frame = self._packer.json(kind, value)
+            for attempt in (1, 2):
+                try:
+                    self._writer.append([frame])
+                    self._writer.sync()
+                    return True
+                except (SpoolFull, OSError):
+                    if attempt == 1 and self._reserve is not None:
+                        self._give_room()
+        return False
+
+    def _give_room(self) -> None:
+        if self._reserve is not None:
+            self._reserve.unlink(missing_ok=True)
+            self._reserve = None
+
+    def close(self) -> None:
+        self._give_room()
+        with contextlib.suppress(OSError):
+            self._writer.close()
+
+
+class Wrapper:
+    """One execution of `yprov run`."""
+
+    def __init__(self, settings: Settings, argv: Sequence[str], *, root: str = "/") -> None:
+        self.settings = settings
+        self.argv = list(argv)
+        self.root = root
+        self.killed = False      # by a second Ctrl-C
+        self.status = 0
+        # `wake` rouses the loop: a child ended, or the user wants out.
+        self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.signals = commands.Signals(self._wake)
+        self.signals.on_second = self._second
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_in, b".")
+
+    def _second(self) -> None:
+        self.killed = True
+        if self.child is not None:
+            self._kill_job()
+        self._wake()
+
+    def _kill_job(self) -> None:
+        assert self.child is not None
+        for pid in {self.child.pid, *(p.pid for p in job_processes(self.config.run_id))}:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+    def run(self) -> int:
+        """Returns the exit status of the command. Raises YprovError before the command was started."""
+        self.run_dir, self.config = create(self.settings, self.argv, root=self.root)
+        self.spool = LauncherSpool(self.run_dir)
+        cwd = Path(self.config.cwd)
+        config = self.config.to_json()
+        self.spool.write(Kind.RUN, {"config": config, **about_run(self.argv, os.environ)})
+        self.daemons = Daemons(self.run_dir, Path(self.config.runtime_dir))
+        self.daemons.start()
+        capture = threading.Thread(target=self._capture, args=(cwd,), name="yprov-capture", daemon=True)
+        capture.start()
+        files = FileWorker(self.run_dir / "artifacts", lambda facts: self._record(Kind.FACTS, facts))
+        self._declare(files, "input", self.settings.inputs)
+        if not self.daemons.roll_call(READY_S, lambda: bool(self.signals.interrupted)):
+            self._trouble("the node daemon is not ready: the command runs, and may not be measured",
+                          hint=f"see {self.run_dir / 'logs' / 'node.log'}")
+        self._run_command()
+        self._declare(files, "output", self.settings.outputs)
+        self._end()
+        if self.killed:
+            self._reap()
+            self.spool.close()
+            self.daemons.let_go()
+            say(f"stopped; the archive is being made in {show_path(self.run_dir)}\n"
+                f"next: yprov stitch {show_path(self.run_dir)}")
+            return self.status
+        capture.join(10.0)
+        files.close(FINISH_S)
+        return self._finish()
+
+    def _record(self, kind: int, value: Mapping[str, Any]) -> None:
+        if not self.spool.write(kind, value):
+            self._trouble(f"cannot write to `{self.run_dir / SPOOL_DIR}`: no space left on the disk?")
+
+    def _declare(self, files: FileWorker, role: str, paths: Sequence[str]) -> None:
+        for given in paths:
+            path = os.path.abspath(given)
+            declared = {"t": time.monotonic_ns(), "role": role, "path": path, "name": os.path.basename(path),
+                        "copy": False}
+            self._record(Kind.FILE, declared)
+            files.declare(self.spool.source, declared)
+
+    def _capture(self, cwd: Path) -> None:
+        try:
+            code = code_of(self.argv, cwd, self.run_dir / "source")
+        except OSError as e:
+            code = {"reason": str(e)}
+        if code:
+            self.spool.write(Kind.RUN, {"code": code})
+
+    # -- the command -----------------------------------------------------------------------------------------------
+
+    def _run_command(self) -> None:
+        self.signal = 0
+        if self.signals.interrupted:
+            self.status = 128 + self.signals.interrupted
+            return
+        environ = {**os.environ, MARKER: self.config.run_id, "YPROV_RUN_DIR": str(self.run_dir),
+                   "YPROV_ENDPOINT": os.path.join(self.config.runtime_dir, "node.sock")}
+        channels = commands.open_channels(self.run_dir / "logs")
+        try:
+            self.child = commands.start(self.argv, environ, channels, self.signals)
+        except OSError as e:
+            self.status = 127 if e.errno == errno.ENOENT else 126
+            say(f"error: cannot run `{self.argv[0]}`: {e.strerror}")
+            return
+        if self.killed:
+            self._kill_job()
+        self.signals.on_resize = lambda: commands.resize(c for c, _ in channels)
+        left = self._pass_through([c for c, _ in channels], self.child.pid)
+        if left and not self.killed:
+            commands.leave_pump(left)
+        for channel, _fds in channels:
+            if channel.log_lost:
+                self._trouble(f"{channel.log_lost} bytes of the command's output are not in logs/: the disk is full")
+            channel.close()
+
+    def _pass_through(self, channels: list[commands.Channel], pid: int) -> list[commands.Channel]:
+        """Until the command has ended: its output on, the daemons looked after. Returns the channels that a process
+        which outlives it still holds."""
+        open_ones = list(channels)
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._wake_out, selectors.EVENT_READ)
+            for channel in channels:
+                waiting.register(channel.source, selectors.EVENT_READ, channel)
+            while not commands.has_ended(pid):
+                for key, _ in waiting.select(1.0):
+                    if key.data is None:
+                        with contextlib.suppress(BlockingIOError):
+                            os.read(self._wake_out, 4096)
+                    elif not key.data.pump():
+                        waiting.unregister(key.fd)
+                        os.close(key.fd)  # so that the command, too, learns that nobody reads
+                        open_ones.remove(key.data)
+                for sentence in self.daemons.look_after():
+                    self._trouble(sentence, hint=f"see {self.run_dir / 'logs'}")
+        self.signals.stop_forwarding()
+        return [c for c in open_ones if c.drain()]
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """How the command ended, on disk at once. It is not reaped yet: the last samples still see what it used."""
+        ended_ns = time.time_ns()
+        if self.child is not None:
+            self.status, self.signal = commands.exit_of(self.child.pid)
+        exit_code = self.status
+        if self.killed:
+            self.status = 130
+        asked = self.signals.forwarded or self.killed or (self.child is None and self.signals.interrupted)
+        state, reason = state_of(exit_code, self.signal, asked)
+        self._record(Kind.END, {"state": state, "reason": reason, "exit_code": exit_code, "signal": self.signal,
+                                "ended_ns": ended_ns})
+
+    def _reap(self) -> None:
+        if self.child is not None:
+            self._record(Kind.END, {"rusage": commands.reap(self.child.pid)})
+            self.child.returncode = self.status
+
+    def _finish(self) -> int:
+        began = time.monotonic()
+        in_order = False
+        with contextlib.suppress(Exception):  # a daemon's trouble is in its log; the stitch works with what there is
+            in_order = self.daemons.finish(FINISH_S)
+        self._reap()
+        if not in_order:
+            self._trouble("a daemon did not end in order; the archive is made from what it left",
+                          hint=f"see {self.run_dir / 'logs'}")
+        self.spool.close()
+        self.daemons.goodbye()
+        status = self._wait_for_archive(began)
+        if status is None:
+            self.daemons.let_go()
+            say(f"the archive is still being made in {show_path(self.run_dir)}")
+            return self.status
+        self.daemons.close()
+        if status != 0:
+            status = subprocess.run([sys.executable, "-P", "-m", "yprovd.stitch", str(self.run_dir)],
+                                    stdin=subprocess.DEVNULL, check=False).returncode
+        if status != 0:
+            say("warning: the archive could not be made; the spool is kept\n"
+                f"hint: yprov stitch {show_path(self.run_dir)}")
+        return self.status
+
+    def _wait_for_archive(self, began: float) -> int | None:
+        """The status of the stitch; None when the user does not want to wait (Ctrl-C)."""
+        self.signals.interrupted = 0
+        told = began + 2.0
+        while True:
+            status = self.daemons.archive_made(0.1)
+            if status is not None or self.signals.interrupted:
+                return status
+            if time.monotonic() > told:
+                say(f"making the archive ({time.monotonic() - began:.0f} s; Ctrl-C leaves it to the background)")
+                told += 10.0
+
+    def _trouble(self, text: str, *, hint: str = "") -> None:
+        say(f"warning: {text}" + (f"\nhint: {hint}" if hint else ""))
+        self.spool.write(Kind.NOTE, {"t": time.monotonic_ns(), "text": text})
+
+
+def state_of(exit_code: int, signum: int, asked_to_stop: object) -> tuple[str, str]:
+    """(state, reason) of an ended command. Killed: by SIGKILL, ours or anybody's (the out-of-memory killer's).
+    Cancelled: it was sent a signal through us and did not end with 0. Else its exit status decides."""
+    reason = f"signal {signal.Signals(signum).name}" if signum else f"exit status {exit_code}"
+    if exit_code == 0:
+        return "completed", reason
+    if asked_to_stop or signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        return "cancelled", reason
+    return ("killed" if signum == signal.SIGKILL else "failed"), reason
+
+
+def say(text: str) -> None:
+    """To stderr, each line marked as ours. Never raises."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write("".join(f"yprov: {line}\n" for line in text.splitlines()))
+        sys.stderr.flush()
+
+
+def show_path(path: Path) -> str:
+    """Relative where that is shorter, as the user would type it."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path)) else str(path)
+
+
+def find_program(argv: Sequence[str]) -> None:
+    """Raises YprovError with the status of a shell (127, 126) for a command that cannot be started."""
+    import shutil
+
+    program = argv[0]
+    if shutil.which(program):
+        return
+    if os.sep in program and os.path.exists(program):
+        kind = "is a directory" if os.path.isdir(program) else "is not executable"
+        raise CommandError(f"`{program}` {kind}", 126, hint="" if os.path.isdir(program) else f"chmod +x {program}")
+    raise CommandError(f"`{program}` was not found", 127,
+                       hint="quote a shell command: yprov run -- bash -c '...'" if " " in program else "")
+
+
+class CommandError(YprovError):
+    """The command cannot be started; `status` is what a shell would return."""
+
+    def __init__(self, message: str, status: int, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+__all__ = ["CommandError", "RunConfig", "Wrapper", "find_program", "say", "show_path", "state_of"]

@@ -1,0 +1,139 @@
+"""Facts about the files that a run declares: size, time, SHA-256, and a copy where one was asked for.
+
+They are looked at where they lie, on the node that named them, beside the job: one thread at the lowest priority,
+files above `HASH_LIMIT` without a checksum, and an end when the run ends. A file that cannot be looked at is a fact
+with a reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+#: Larger files get their size and time, and no checksum: reading them would take the file system from the job.
+HASH_LIMIT = 4 << 30
+_BLOCK = 1 << 20
+
+
+class _OutOfTime(Exception):
+    pass
+
+
+class FileWorker:
+    """Takes declarations (FILE frames) and gives facts (FACTS, see `yprovd.stitch.record`) to `sink`, from its thread.
+
+    `artifacts`: the folder that copies go to; it is made when the first one comes.
+    """
+
+    def __init__(
+        self, artifacts: Path, sink: Callable[[dict[str, Any]], None], *, hash_limit: int = HASH_LIMIT
+    ) -> None:
+        self._artifacts = artifacts
+        self._sink = sink
+        self._limit = hash_limit
+        self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._deadline = float("inf")
+        self._thread: threading.Thread | None = None
+
+    def declare(self, source: int, declaration: dict[str, Any]) -> None:
+        """Look at this file soon. Never blocks."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="yprov-files", daemon=True)
+            self._thread.start()
+        self._queue.put({**declaration, "source": f"{source:016x}"})
+
+    def close(self, timeout_s: float) -> None:
+        """Finish what was declared, for at most `timeout_s`; what is left is told so as a fact."""
+        if self._thread is None:
+            return
+        self._deadline = time.monotonic() + timeout_s
+        self._queue.put(None)
+        self._thread.join(timeout_s + 1.0)
+
+    def _run(self) -> None:
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        except OSError:
+            pass  # not allowed here: it is a courtesy
+        while True:
+            declared = self._queue.get()
+            if declared is None:
+                return
+            path = str(declared["path"])
+            facts = {"path": path, "t": declared["t"], "source": declared["source"]}
+            try:
+                facts.update(self._look(path, copy=bool(declared.get("copy"))))
+            except _OutOfTime:
+                facts["reason"] = "the run ended before it was read"
+            except OSError as e:
+                facts["reason"] = e.strerror or str(e)
+            self._sink(facts)
+
+    def _look(self, path: str, *, copy: bool) -> dict[str, Any]:
+        if time.monotonic() > self._deadline:
+            raise _OutOfTime
+        stat = os.stat(path)
+        facts: dict[str, Any] = {"modified_ns": stat.st_mtime_ns}
+        if os.path.isdir(path):
+            sizes = [os.lstat(os.path.join(folder, name)).st_size
+                     for folder, _dirs, names in os.walk(path) for name in names]
+            reason = f"a folder of {len(sizes)} files" + ("; folders are not copied" if copy else "")
+            return {**facts, "size": sum(sizes), "reason": reason}
+        if not os.path.isfile(path):
+            return {**facts, "reason": "not a regular file"}
+        facts["size"] = stat.st_size
+        if stat.st_size > self._limit and not copy:
+            return {**facts, "reason": f"larger than {self._limit} bytes"}
+        digest, stored = self._read(path, copy=copy)
+        after = os.stat(path)
+        if (after.st_size, after.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns):
+            facts.update(size=after.st_size, modified_ns=after.st_mtime_ns)
+            if not stored:
+                return {**facts, "reason": "it changed while it was read"}
+        facts["sha256"] = digest
+        if stored:
+            facts["stored"] = stored
+        return facts
+
+    def _read(self, path: str, *, copy: bool) -> tuple[str, str]:
+        """(SHA-256, where the copy lies within the run's directory or "")."""
+        digest = hashlib.sha256()
+        out = None
+        partial = self._artifacts / f".partial-{os.getpid()}-{threading.get_native_id()}"
+        try:
+            if copy:
+                self._artifacts.mkdir(exist_ok=True)
+                out = open(partial, "wb")  # noqa: SIM115  closed below, also when reading fails
+            with open(path, "rb", buffering=0) as f:
+                while block := f.read(_BLOCK):
+                    if time.monotonic() > self._deadline:
+                        raise _OutOfTime
+                    digest.update(block)
+                    if out is not None:
+                        out.write(block)
+            if out is None:
+                return digest.hexdigest(), ""
+            out.close()
+            return digest.hexdigest(), self._publish(partial, os.path.basename(path))
+        finally:
+            if out is not None:
+                out.close()
+                partial.unlink(missing_ok=True)
+
+    def _publish(self, partial: Path, name: str) -> str:
+        """Give the copy a name that no other has: checkpoint.pt, checkpoint-2.pt... Hard links never overwrite."""
+        stem, suffix = os.path.splitext(name)
+        number = 1
+        while True:
+            final = self._artifacts / (name if number == 1 else f"{stem}-{number}{suffix}")
+            try:
+                os.link(partial, final)
+                return f"{self._artifacts.name}/{final.name}"
+            except FileExistsError:
+                number += 1

@@ -1,0 +1,254 @@
+"""The node daemon, one per node: samples the machine, takes the job's events, and hands both to the collector.
+
+A composition root: sensors, sampler, file worker, a Receiver for the processes of the job, a Sender to the collector.
+What the collector has not acknowledged is kept, within a bound; when the collector is silent for too long, this daemon
+writes the same frames to a spool file of its own in the run's directory. A process of the job gets its
+acknowledgement when its frames are on disk, in either place.
+
+Its standard input is the lifeline: when that ends, the launcher is gone, and then the job must not live on. It ends by
+message (STOP from the collector), drains on SIGTERM, and exits with 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from yprovd.clock import SystemClock
+from yprovd.config import SPOOL_DIR, RunConfig
+from yprovd.errors import SpoolFull, WireError
+from yprovd.files import FileWorker
+from yprovd.model import Sample
+from yprovd.processes import about_source, end_job
+from yprovd.sampler import Sampler
+from yprovd.sensors import Surroundings, open_all
+from yprovd.spool import SpoolWriter
+from yprovd.transport import DATA, GOODBYE, QUESTION, REPLY, STOP, Message, Receiver, Sender, ipc, wait_readable
+from yprovd.wire import Kind, Packer, frames_of, from_json, new_source, pack_samples
+
+#: Bytes kept for a collector that does not answer (one node at 1 Hz: about a day), and for how long it is waited for.
+KEEP_LIMIT = 64 << 20
+SILENCE_S = 3.0
+#: How long a job may go on after its launcher was killed: SIGTERM at once, SIGKILL after this.
+GRACE_S = 2.0
+#: The schema is announced again this often, so that no single damaged frame makes samples unreadable.
+ANNOUNCE_S = 60.0
+#: How long files, the collector and the processes of the job are waited for at the end.
+FILES_S, DRAIN_S = 20.0, 5.0
+
+
+def node_facts(root: str) -> dict[str, Any]:
+    """What this node is, from /proc: processor, memory, kernel. What cannot be read is left out."""
+    facts: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, StopIteration, IndexError):
+        with open(os.path.join(root, "proc/cpuinfo"), encoding="utf-8", errors="replace") as f:
+            lines = [line.split(":", 1) for line in f if ":" in line]
+        facts["logical_cpus"] = sum(1 for line in lines if line[0].strip() == "processor")
+        facts["cpu_model"] = next(line[1].strip() for line in lines if line[0].strip() == "model name")
+    with contextlib.suppress(OSError, ValueError, IndexError), open(os.path.join(root, "proc/meminfo"), "rb") as f:
+        facts["memory_bytes"] = int(f.readline().split()[1]) * 1024
+    with contextlib.suppress(OSError):
+        uname = os.uname()
+        facts.update(kernel=f"{uname.sysname} {uname.release}", machine=uname.machine)
+    return facts
+
+
+class NodeDaemon:
+    """Everything that one node's daemon holds. `run()` blocks until the run ends."""
+
+    def __init__(self, run_dir: Path, *, lifeline: int = 0) -> None:
+        self.config = RunConfig.read(run_dir)
+        self.run_dir = run_dir
+        self.lifeline: int | None = lifeline
+        self.clock = SystemClock()
+        self.packer = Packer(new_source(), self.clock)
+        self.spool: SpoolWriter | None = None
+        self.stopping = False
+        self.launcher_gone = False
+        # Filled by the threads of the sampler and the file worker, emptied by the loop, which `wake` rouses.
+        self.samples: deque[Sample] = deque()
+        self.facts: deque[dict[str, Any]] = deque()
+        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Which messages of which process ride in which message to the collector.
+        self.riders: dict[int, list[tuple[bytes, int]]] = {}
+        self.clients: set[bytes] = set()
+        self.lost_before = 0
+
+        runtime = self.config.runtime_dir
+        self.receiver = Receiver(ipc(os.path.join(runtime, "node.sock")))
+        self.sender = Sender(ipc(os.path.join(runtime, "collector.sock")), limit=KEEP_LIMIT,
+                             identity=b"node-%016x" % self.packer.source)
+        root = self.config.root
+        sensors, absences = open_all(
+            Surroundings(root, self.config.run_id, dict(os.environ)), self.config.settings.disable)
+        self.sampler = Sampler(sensors, absences, interval_ns=self.config.interval_ns, clock=self.clock,
+                               sink=self._on_sample)
+        self.schema_json = self.sampler.schema.to_json()
+        self.schema_id = self.sampler.schema.id
+        self.files = FileWorker(run_dir / "artifacts", self._on_facts)
+        self.about = {**about_source("node", root), "facts": node_facts(root)}
+
+    def _on_sample(self, sample: Sample) -> None:
+        self.samples.append(sample)
+        os.eventfd_write(self.wake, 1)
+
+    def _on_facts(self, facts: dict[str, Any]) -> None:
+        self.facts.append(facts)
+        os.eventfd_write(self.wake, 1)
+
+    def run(self) -> None:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._on_term)
+        for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(signum, signal.SIG_IGN)  # meant for the job
+        self.sender.send(self._announcement(), sync=True)
+        self.sampler.start()
+        announced = time.monotonic()
+        while not self.stopping:
+            self._turn(timeout_ms=1000)
+            if time.monotonic() - announced > ANNOUNCE_S:
+                announced = time.monotonic()
+                self.sender.send(self._announcement())
+        self._finish()
+
+    def _announcement(self) -> list[bytes]:
+        return [self.packer.json(Kind.SOURCE, self.about), self.packer.frame(Kind.SCHEMA, self.schema_json)]
+
+    def _on_term(self, _signum: int, _frame: object) -> None:
+        self.stopping = True
+        os.eventfd_write(self.wake, 1)
+
+    def _turn(self, timeout_ms: int) -> bool:
+        """One round of the loop: wait, take what came, pass it on. Returns whether anything came."""
+        things = [self.wake, self.receiver.socket, self.sender.socket]
+        if self.lifeline is not None:
+            things.append(self.lifeline)
+        ready = wait_readable(*things, timeout_ms=timeout_ms)
+        if 0 in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self.wake)
+        if 3 in ready and self.lifeline is not None and not os.read(self.lifeline, 4096):
+            self.lifeline = None
+            self.launcher_gone = self.stopping = True
+        frames: list[bytes] = []
+        riders: list[tuple[bytes, int]] = []
+        sync = self._take_messages(frames, riders)
+        while self.samples:
+            frames.append(self.packer.frame(Kind.SAMPLES, pack_samples(self.schema_id, [self.samples.popleft()])))
+        while self.facts:
+            frames.append(self.packer.json(Kind.FACTS, self.facts.popleft()))
+        if self.sender.pushed_out > self.lost_before:
+            loss = {"frames": 0, "pushed_out": self.sender.pushed_out, "why": "the collector did not answer"}
+            self.lost_before = self.sender.pushed_out  # the gap in the numbers counts them; this says why
+            frames.append(self.packer.json(Kind.LOSS, loss))
+        if frames:
+            number = self.sender.send(frames, sync=sync)
+            if riders:
+                self.riders[number] = riders
+        acked, others = self.sender.receive()
+        self._pass_on(acked)
+        for message in others:
+            if message.kind == STOP:
+                self.stopping = True
+            elif message.kind == QUESTION:  # a collector that was started again asks who is there
+                self.sender.send(self._announcement())
+        self._keep_safe()
+        return bool(frames or acked or others)
+
+    def _take_messages(self, frames: list[bytes], riders: list[tuple[bytes, int]]) -> bool:
+        sync = False
+        for message in self.receiver.receive():
+            if message.kind == DATA:
+                self.clients.add(message.peer)
+                frames.extend(self._checked(message))
+                riders.append((message.peer, message.number))
+                sync = sync or message.sync
+            elif message.kind == QUESTION:
+                self.receiver.control(message.peer, REPLY, {"role": "node", "host": self.about["host"]})
+            elif message.kind == STOP:  # from the launcher, when there is no collector to say it
+                self.stopping = True
+        return sync
+
+    def _checked(self, message: Message) -> list[bytes]:
+        """The frames of a process that are whole; declarations of files are looked at on the way."""
+        good = []
+        for data in message.frames:
+            try:
+                for frame in frames_of(data):
+                    if frame.kind == Kind.FILE:
+                        self.files.declare(frame.source, from_json(frame.payload))
+            except (WireError, KeyError, TypeError):
+                self.receiver.malformed += 1
+            else:
+                good.append(data)
+        return good
+
+    def _pass_on(self, acked: list[int]) -> None:
+        """Tell the processes of the job that their frames are on disk."""
+        by_peer: dict[bytes, list[int]] = {}
+        for number in acked:
+            for peer, theirs in self.riders.pop(number, ()):
+                by_peer.setdefault(peer, []).append(theirs)
+        for peer, numbers in by_peer.items():
+            self.receiver.ack(peer, numbers)
+
+    def _keep_safe(self, *, now: bool = False) -> None:
+        """Nobody acknowledges: try again, and after `SILENCE_S` (or now) write to our own spool instead."""
+        if not self.sender.waiting:
+            return
+        if not now and self.sender.oldest_s() < SILENCE_S:
+            self.sender.resend_if_due()
+            return
+        try:
+            if self.spool is None:
+                name = f"node-{self.about['host']}-{os.getpid()}.spool"
+                self.spool = SpoolWriter(self.run_dir / SPOOL_DIR / name)
+            self.spool.append(self.sender.kept())
+            self.spool.sync()
+        except (SpoolFull, OSError) as e:
+            self.sender.resend_if_due()
+            _log(f"cannot write to {self.run_dir / SPOOL_DIR}: {e}")
+            return
+        self._pass_on(self.sender.forget())
+
+    def _finish(self) -> None:
+        """The last sample, the last words of the job's processes, and everything on disk, under deadlines."""
+        if self.launcher_gone:
+            ended = end_job(self.config.run_id, grace_s=GRACE_S)
+            _log(f"the launcher is gone; ended {ended} processes of the job")
+        self.sampler.stop()
+        self.files.close(FILES_S)
+        deadline = time.monotonic() + DRAIN_S
+        while self._turn(timeout_ms=20) and time.monotonic() < deadline:
+            pass
+        if self.launcher_gone:
+            end = {"state": "killed", "reason": "yprov run was killed", "ended_ns": self.clock.wall_ns()}
+            self.sender.send([self.packer.json(Kind.END, end)])
+        self.sender.send(self._announcement(), sync=True)
+        while self.sender.waiting and time.monotonic() < deadline and self.sender.oldest_s() < SILENCE_S:
+            self._turn(timeout_ms=50)
+        self._keep_safe(now=True)
+        self._turn(timeout_ms=0)
+        if self.spool is not None:
+            self.spool.close()
+        self.sender.control(GOODBYE)
+        self.sender.close(linger_ms=500)
+        self.receiver.close()
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self.config.runtime_dir, "node.sock"))
+            os.rmdir(self.config.runtime_dir)  # the last one out
+
+
+def _log(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} node: {text}", file=sys.stderr, flush=True)
+
+
+def main(run_dir: Path) -> int:
+    NodeDaemon(run_dir).run()
+    return 0

@@ -1,0 +1,153 @@
+"""The stitch: spool in, archive out. The only room with numpy, zarr and prov.
+
+`stitch()` is the whole story: read the spool into a record, attribute joules and seconds, write the series, the PROV
+document and the crate, check them, and only then let the spool go. It is a function of the spool alone: made again, on
+another machine, next year, prov.json is the same to the byte and the arrays are equal.
+
+Everything is written beside its final name and renamed; prov.json comes after the series that it speaks of, the crate
+after both. A stitch that is killed leaves what was there before, and is simply called again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from yprovd.config import SPOOL_DIR, RunConfig
+from yprovd.errors import YprovError
+from yprovd.spool import spool_files
+
+PROV_FILE = "prov.json"
+CRATE_FILE = "ro-crate-metadata.json"
+SERIES_DIR = "series.zarr"
+
+
+@dataclass(frozen=True)
+class Stitched:
+    """What a stitch did. `made` is False when the archive was there already and its spool gone."""
+
+    directory: Path
+    made: bool
+    state: str
+    reason: str
+    damaged_bytes: int
+    lost_frames: int
+
+
+def stitch(
+    run_dir: Path, *, keep_spool: bool | None = None, progress: Callable[[str], None] = lambda stage: None
+) -> Stitched:
+    """Make the archive of one run. Blocks while another stitch of the same run is at work.
+
+    `keep_spool`: None does what the run was asked for. Raises YprovError when the folder is not a run, there is
+    nothing to stitch, the disk is full, or the archive does not pass its own check (the spool is then kept).
+    """
+    config = RunConfig.read(run_dir)
+    with _alone(run_dir, progress):
+        files = spool_files(run_dir / SPOOL_DIR)
+        if not files and (run_dir / PROV_FILE).is_file():
+            return Stitched(run_dir, False, "", "", 0, 0)
+        if not files:
+            raise YprovError(f"there is nothing to stitch in `{run_dir}`: `{SPOOL_DIR}/` holds no spool",
+                             hint="was the run ever started? see its logs/")
+        try:
+            done = _make(run_dir, files, progress)
+        except OSError as e:
+            raise YprovError(f"cannot write the archive in `{run_dir}`: {e.strerror or e}; the spool is kept",
+                             hint=f"make room, then: yprov stitch {run_dir}") from e
+        if not (config.settings.keep_spool if keep_spool is None else keep_spool):
+            progress("checking the archive")
+            from yprovd.stitch.validate import validate_run
+
+            if problems := validate_run(run_dir):
+                raise YprovError(f"the archive does not pass its own check: {problems[0]}; the spool is kept",
+                                 hint=f"yprov validate {run_dir}")
+            shutil.rmtree(run_dir / SPOOL_DIR, ignore_errors=True)
+    return done
+
+
+def _make(run_dir: Path, files: list[Path], progress: Callable[[str], None]) -> Stitched:
+    from yprovd.stitch.attribution import attribute
+    from yprovd.stitch.crate import build_crate
+    from yprovd.stitch.provenance import build_document
+    from yprovd.stitch.record import read_record
+    from yprovd.stitch.series import write_series
+    from yprovd.stitch.states import final_state
+
+    progress("reading the spool")
+    record = read_record(files)
+    if not record.run and not record.nodes and not record.processes:
+        raise YprovError(f"no frame in `{run_dir / SPOOL_DIR}` could be read: it is damaged or not written by yprov",
+                         hint="is the disk intact? the files are left as they are")
+    progress("attributing energy and time")
+    attribution = attribute(record)
+    progress("writing the series")
+    partial = run_dir / f".{SERIES_DIR}.{os.getpid()}.tmp"
+    try:
+        series = write_series(record, attribution, partial)
+        _replace_folder(partial, run_dir / SERIES_DIR)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    progress("writing prov.json")
+    _write(run_dir / PROV_FILE, build_document(record, attribution, series))
+    progress("writing the crate")
+    _write(run_dir / CRATE_FILE, build_crate(run_dir, record, attribution))
+    state, reason = final_state(record)
+    return Stitched(run_dir, True, state, reason, record.damaged_bytes - record.torn_bytes, record.lost_frames)
+
+
+def _replace_folder(new: Path, final: Path) -> None:
+    """A folder cannot be renamed over one that is not empty: the old one steps aside first."""
+    old = final.with_name(f".{final.name}.{os.getpid()}.old.tmp")
+    if final.exists():
+        os.rename(final, old)
+    os.rename(new, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(partial, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone(run_dir: Path, progress: Callable[[str], None]) -> Iterator[None]:
+    """One stitch of a run at a time, also from several hosts where the file system can lock."""
+    fd = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("waiting for another stitch of this run")
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks: the renames keep readers safe
+        _sweep(run_dir)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _sweep(run_dir: Path) -> None:
+    """Take away what a killed stitch left, and put an archive back that it had moved aside."""
+    for left in run_dir.glob(".*.tmp"):
+        if left.is_dir():
+            final = run_dir / SERIES_DIR
+            if left.name.endswith(".old.tmp") and not final.exists():
+                os.rename(left, final)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)

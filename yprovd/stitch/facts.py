@@ -1,0 +1,187 @@
+"""The record condensed to what one document can hold, whatever the node count: machines, monitoring, files. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from yprovd.stitch.record import DeclaredFile, Node, Record, Samples
+
+#: Lines of a text that lists something; the rest is counted in its last line.
+MOST_LINES = 30
+MOST_FILES = 300
+_NUMBERED = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
+
+
+def lines_of(lines: Iterable[str], most: int = MOST_LINES) -> str:
+    """Lines as one text, of which `most` are shown."""
+    listed = list(lines)
+    more = len(listed) - most
+    return "\n".join(listed[:most] + ([f"... and {more} more"] if more > 0 else []))
+
+
+def host_list(hosts: Iterable[str]) -> str:
+    """Host names as Slurm writes them: `gpu[001-004,007],login1`."""
+    plain: list[str] = []
+    groups: dict[tuple[str, str, int], list[int]] = {}
+    for host in sorted(set(hosts)):
+        m = _NUMBERED.fullmatch(host)
+        if m is None:
+            plain.append(host)
+        else:
+            head, digits, tail = m.groups()
+            groups.setdefault((head, tail, len(digits)), []).append(int(digits))
+    out = []
+    for (head, tail, width), numbers in groups.items():
+        runs: list[tuple[int, int]] = []
+        for n in sorted(numbers):
+            if runs and runs[-1][1] == n - 1:
+                runs[-1] = (runs[-1][0], n)
+            else:
+                runs.append((n, n))
+        texts = [f"{a:0{width}}" if a == b else f"{a:0{width}}-{b:0{width}}" for a, b in runs]
+        inner = texts[0] if len(numbers) == 1 else f"[{','.join(texts)}]"
+        out.append(f"{head}{inner}{tail}")
+    return ",".join(sorted(plain + out))
+
+
+def node_attributes(nodes: list[Node]) -> dict[str, Any]:
+    """The attributes of the one entity that stands for all nodes."""
+    def distinct(key: str) -> str:
+        counts = Counter(str(n.facts[key]) for n in nodes if n.facts.get(key) not in (None, ""))
+        if len(counts) == 1:
+            return next(iter(counts))
+        return lines_of(f"{count} x {value}" for value, count in sorted(counts.items()))
+
+    def total(key: str) -> int | None:
+        values = [n.facts[key] for n in nodes if isinstance(n.facts.get(key), int)]
+        return sum(values) if values else None
+
+    hosts = sorted({n.host for n in nodes})
+    return {
+        "yp:nodeCount": len(hosts),
+        "yp:nodeList": host_list(hosts),
+        "yp:cpuModel": distinct("cpu_model"),
+        "yp:logicalCpus": total("logical_cpus"),
+        "yp:memoryBytes": total("memory_bytes"),
+        "yp:kernel": distinct("kernel"),
+        "yp:machine": distinct("machine"),
+        "yp:devices": _devices(nodes),
+    }
+
+
+def _devices(nodes: list[Node]) -> str:
+    """`gpu: 8 x NVIDIA H200` for each class of devices, one line each."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for node in nodes:
+        seen = {(m.device.cls, m.device.id, m.device.name)
+                for s in node.samples for m in s.schema.metrics if m.device is not None and m.device.cls != "sensor"}
+        counts.update((cls, name) for cls, _id, name in seen)
+    return lines_of(f"{cls}: {n} x {name}" if name else f"{cls}: {n}" for (cls, name), n in sorted(counts.items()))
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the daemons did. `begin_ns`, `end_ns`: first and last sample, 0 without any. `sensors`: names, sorted.
+    `absences`: `sensor: reason (on 2 of 3 nodes)`. `failures`, `late`: reads of all sensors on all nodes."""
+
+    begin_ns: int = 0
+    end_ns: int = 0
+    interval_ns: int = 0
+    samples: int = 0
+    sensors: tuple[str, ...] = ()
+    absences: tuple[str, ...] = ()
+    missed_ticks: int = 0
+    failures: int = 0
+    late: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def watch_of(record: Record) -> Watch:
+    blocks = [s for n in record.nodes for s in n.samples]
+    with_rows = [s for s in blocks if len(s.wall_ns)]
+    sensors = {m.device.id for s in blocks for m in s.schema.metrics if m.device and m.device.cls == "sensor"}
+    absent: Counter[tuple[str, str]] = Counter()
+    for node in record.nodes:
+        absent.update({(a.sensor, a.reason) for s in node.samples for a in s.schema.absences})
+    total = len(record.nodes)
+    return Watch(
+        begin_ns=min((int(s.wall_ns.min()) for s in with_rows), default=0),
+        end_ns=max((int(s.wall_ns.max()) for s in with_rows), default=0),
+        interval_ns=min((s.schema.interval_ns for s in blocks), default=0),
+        samples=sum(len(s.wall_ns) for s in blocks),
+        sensors=tuple(sorted(sensors)),
+        absences=tuple(f"{sensor}: {reason}" + (f" (on {n} of {total} nodes)" if total > 1 else "")
+                       for (sensor, reason), n in sorted(absent.items())),
+        missed_ticks=_counted(with_rows, "yprov.sampler.missed_ticks"),
+        failures=_counted(with_rows, "yprov.sensor.failures"),
+        late=_counted(with_rows, "yprov.sensor.late"),
+        notes=tuple(text for note in record.notes if (text := str(note.get("text") or ""))),
+    )
+
+
+def _counted(blocks: list[Samples], name: str) -> int:
+    """The sum of one of the sampler's counters, which start at 0 with every daemon."""
+    out = 0.0
+    for block in blocks:
+        for column, metric in enumerate(block.schema.metrics):
+            if metric.name == name:
+                values = block.values[:, column]
+                values = values[np.isfinite(values)]
+                if len(values):
+                    steps = np.diff(values, prepend=0.0)
+                    out += float(np.where(steps >= 0, steps, values).sum())
+    return round(out)
+
+
+@dataclass
+class Version:
+    """One state of a declared file. `first` is the declaration that named it first; the same content named again, or
+    by another process of the job, is the same version. `number` counts from 1 within `of` versions."""
+
+    first: DeclaredFile
+    declarations: int = 1
+    processes: set[int] = field(default_factory=set)
+    number: int = 1
+    of: int = 1
+
+
+def versions_of(files: list[DeclaredFile]) -> tuple[list[list[Version]], int]:
+    """Declared files by what they are: a list of versions, in time, for each; and how many versions are left out.
+
+    A model is what its name says; any other file is what its path says.
+    """
+    groups: dict[tuple[str, str], list[Version]] = {}
+    for f in sorted(files, key=lambda f: f.wall_ns):
+        group = groups.setdefault((f.role, f.name if f.role == "model" else f.path), [])
+        same = next((v for v in reversed(group) if _same(v, f)), None)
+        if same is None:
+            group.append(Version(f, processes={f.process}))
+        else:
+            same.declarations += 1
+            same.processes.add(f.process)
+            if same.first.sha256 is None and f.sha256 is not None:
+                same.first = f
+    out: list[list[Version]] = []
+    left = MOST_FILES
+    for group in groups.values():
+        kept = group[:left]
+        left -= len(kept)
+        for i, version in enumerate(kept):
+            version.number, version.of = i + 1, len(group)
+        if kept:
+            out.append(kept)
+    return out, sum(len(g) for g in groups.values()) - (MOST_FILES - left)
+
+
+def _same(version: Version, f: DeclaredFile) -> bool:
+    if version.first.path != f.path:
+        return False
+    if version.first.sha256 is not None and f.sha256 is not None:
+        return version.first.sha256 == f.sha256
+    return f.process not in version.processes

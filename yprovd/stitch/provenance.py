@@ -1,0 +1,442 @@
+"""prov.json: what the run was, did, used and made, as one W3C PROV-JSON document.
+
+A few hundred records, whatever the node count: what every node and every step did is in the Zarr store. The document
+is a pure function of the record (see `yprovd.stitch.document` for what holds for every identifier and value).
+
+    id                                  kind      is
+    run                                 activity  the wrapped command, from begin to end
+    ctx/<context>[/epoch/<k>][/span/<name>]       a context, an epoch, all spans of one name
+    monitoring                          activity  the daemons at work
+    command                             entity    what was executed: the run brings it about, it starts the contexts
+    job experiment environment nodes energy code code.diff script telemetry
+    param/<name>  series/<path>  input/<name>  output/<name>  model/<name>  source/<name>
+    user/<name>  org/<name>  software/<name>      agents
+
+`prov:type` is a standard class or the string that yProv4ML's readers look for, `yp:type` is our own class. A name says
+its unit (`energyJ`, `durationSeconds`, `sizeBytes`); an absent figure is not there. Raise `FORMAT` when a record or an
+attribute changes its meaning; the golden file is tests/stitch/golden/prov.json.
+
+`record.run` as the launcher writes it, all of it optional: config (`RunConfig.to_json`), user, uid, host, python,
+environment {name: value}, code {remote, commit, branch, dirty, diff {path, sha256, bytes},
+script {path, stored, sha256}}, scheduler {name, version, job_id, job_name, account, partition, qos, cluster,
+node_list, node_count, submit_time, time_limit, anything more}.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from prov.model import QualifiedName
+
+from yprovd.stitch.attribution import Account, Attribution
+from yprovd.stitch.document import Document, json_text, qname, slug, time_of
+from yprovd.stitch.facts import Version, lines_of, node_attributes, versions_of, watch_of
+from yprovd.stitch.record import DeclaredFile, Record
+from yprovd.stitch.states import final_state
+
+if TYPE_CHECKING:
+    from yprovd.stitch.series import SeriesInfo
+
+FORMAT = 1
+STORE = "series.zarr"
+#: What is beyond stays in the Zarr store only; the run says how many (`yp:epochsOmitted`...).
+MOST = {"context": 200, "epoch": 500, "span": 100, "param": 1000, "series": 1000}
+
+#: Names under which a batch job finds itself in Slurm: sbatch(1), OUTPUT ENVIRONMENT VARIABLES.
+_SLURM = {
+    "job_id": "SLURM_JOB_ID", "job_name": "SLURM_JOB_NAME", "account": "SLURM_JOB_ACCOUNT",
+    "partition": "SLURM_JOB_PARTITION", "qos": "SLURM_JOB_QOS", "cluster": "SLURM_CLUSTER_NAME",
+    "node_list": "SLURM_JOB_NODELIST", "node_count": "SLURM_JOB_NUM_NODES", "restarts": "SLURM_RESTART_COUNT",
+}
+_JOB = {
+    "job_id": "yp:jobId", "job_name": "yp:jobName", "account": "yp:account", "partition": "yp:partition",
+    "qos": "yp:qos", "cluster": "yp:cluster", "node_list": "yp:nodeList", "node_count": "yp:nodeCount",
+    "submit_time": "yp:submitTime", "time_limit": "yp:timeLimit", "restarts": "yp:restarts",
+}
+#: yProv4ML's names for what a context is for, by how ours begins.
+_LEARNING = {"train": "provml:TrainingExecution", "valid": "provml:ValidationExecution",
+             "test": "provml:TestingExecution"}
+_FILE_TYPES = {"input": "provml:Dataset", "model": "provml:Model"}
+_FILE_CLASSES = {"input": "yp:Input", "output": "yp:Artifact", "model": "yp:Model", "code": "yp:SourceFile"}
+
+
+def part(mapping: Any, key: str) -> Mapping[str, Any]:
+    """`mapping[key]`, or nothing at all when it is no mapping (a damaged spool, another program's)."""
+    value = mapping.get(key) if isinstance(mapping, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def run_id_of(record: Record) -> str:
+    """The run's id; for a spool that lost it, one made from what the spool holds, the same every time."""
+    known = part(record.run, "config").get("run_id")
+    if isinstance(known, str) and known:
+        return known
+    sources = [f"{n.host} {n.boot_id}" for n in record.nodes] + [f"{p.source:x}" for p in record.processes]
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"yprov {record.first_ns} {' '.join(sources)}"))
+
+
+def command_of(record: Record) -> tuple[str, ...]:
+    command = part(record.run, "config").get("command")
+    return tuple(str(c) for c in command) if isinstance(command, (list, tuple)) else ()
+
+
+def parameters_of(record: Record) -> dict[str, list[Any]]:
+    """The different values of each parameter, in time: the last one stands."""
+    out: dict[str, dict[str, Any]] = {}
+    for p in record.params:
+        values = out.setdefault(p.name, {})
+        key = f"{type(p.value).__name__} {json_text(p.value)}"
+        values.pop(key, None)  # logged again: it is the last one now
+        values[key] = p.value
+    return {name: list(values.values()) for name, values in sorted(out.items())}
+
+
+def build_document(record: Record, attribution: Attribution, series: Sequence[SeriesInfo]) -> bytes:
+    """The bytes of prov.json. Does not raise for what a job did or a damaged spool lacks."""
+    return _Build(record, attribution, series).document()
+
+
+class _Build:
+    """One document in the making; each method adds the records of one subject."""
+
+    def __init__(self, record: Record, attribution: Attribution, series: Sequence[SeriesInfo]) -> None:
+        self.record = record
+        self.attribution = attribution
+        self.series = sorted(series, key=lambda s: s.name)
+        self.about = record.run
+        self.config = part(record.run, "config")
+        self.settings = part(self.config, "settings")
+        self.run_id = run_id_of(record)
+        self.watch = watch_of(record)
+        self.doc = Document(self.run_id)
+        self.activities: dict[tuple[str, ...], QualifiedName] = {}
+        self.omitted: dict[str, int] = {}
+
+    def document(self) -> bytes:
+        # What is left out is said by the run, and records are written once: so choose first.
+        accounts = self._chosen_accounts()
+        files, self.omitted["files"] = versions_of(self.record.files)
+        params = parameters_of(self.record)
+        self.omitted["parameters"] = max(0, len(params) - MOST["param"])
+        self.omitted["series"] = max(0, len(self.series) - MOST["series"])
+        self._run()
+        self._monitoring()
+        self._code()
+        self._job()
+        self._people()
+        self._surroundings()
+        for account in accounts:
+            self._part_of_run(account)
+        for name, values in list(params.items())[:MOST["param"]]:
+            self._parameter(name, values)
+        self._series()
+        for versions in files:
+            self._file(versions)
+        return self.doc.to_json()
+
+    def _chosen_accounts(self) -> list[Account]:
+        left = dict(MOST)
+        kept: list[Account] = []
+        paths: set[tuple[str, ...]] = {()}
+        for account in self.attribution.accounts[1:]:
+            if left[account.kind] > 0 and account.path[:-1] in paths:
+                left[account.kind] -= 1
+                paths.add(account.path)
+                kept.append(account)
+            else:
+                key = f"{account.kind}s"
+                self.omitted[key] = self.omitted.get(key, 0) + 1
+        return kept
+
+    def _account(self, account: Account) -> dict[str, Any]:
+        return {
+            "yp:energyJ": account.energy_j,
+            "yp:energyOutsideJ": account.energy_outside_j,
+            "yp:energyMethod": self.attribution.energy.method if account.energy_j is not None else "absent",
+            "yp:cpuSeconds": account.cpu_s,
+            "yp:cpuOutsideSeconds": account.cpu_outside_s,
+            "yp:peakMemoryBytes": whole(account.memory_peak_bytes),
+            "yp:durationSeconds": (account.end_ns - account.begin_ns) / 1e9,
+            "yp:firstStep": account.first_step,
+            "yp:lastStep": account.last_step,
+        }
+
+    def _run(self) -> None:
+        record, account = self.record, self.attribution.accounts[0]
+        state, reason = final_state(record)
+        end = record.end or {}
+        rusage = part(end, "rusage")
+        processes = record.processes
+        ranks = {p.rank for p in processes if p.rank is not None}
+        name = str(self.config.get("name") or "run")
+        tags = part(self.settings, "tags")
+        self.run = self.doc.activity("run", account.begin_ns, account.end_ns, {
+            "prov:type": qname("mls:Run"),
+            "prov:label": name,
+            "yprov:experiment_name": str(self.settings.get("experiment") or name),
+            "yprov:run_id": self.run_id,
+            "yp:type": qname("yp:Run"),
+            "yp:format": FORMAT,
+            "yp:state": state,
+            "yp:stateReason": reason,
+            "yp:exitCode": end.get("exit_code"),
+            "yp:signal": end.get("signal"),
+            "yp:command": shlex.join(command_of(record)),
+            "yp:cwd": self.config.get("cwd"),
+            "yp:python": self.about.get("python"),
+            "yp:host": self.about.get("host"),
+            "yp:tags": json_text(tags) if tags else None,
+            "yp:nodeCount": len({n.host for n in record.nodes} or {p.host for p in processes}),
+            "yp:worldSize": max([len(ranks), *(p.world_size for p in processes if p.world_size)]) or None,
+            "yp:processCount": len(processes),
+            "yp:processesWithoutGoodbye": sum(p.logged is None for p in processes),
+            "yp:eventsDropped": sum(p.dropped for p in processes),
+            "yp:framesLost": record.lost_frames,
+            "yp:damagedBytes": record.damaged_bytes,
+            "yp:tornBytes": record.torn_bytes,
+            "yp:rusageUserSeconds": rusage.get("user_s"),
+            "yp:rusageSystemSeconds": rusage.get("system_s"),
+            "yp:rusageMaxRssBytes": rusage.get("max_rss_bytes"),
+            **self._account(account),
+            **{f"yp:{what}Omitted": n for what, n in self.omitted.items() if n},
+        })
+        self.activities[()] = self.run
+        self.begin, self.end = self.doc.times(self.run)
+        argv = command_of(record)
+        self.command = self.doc.entity("command", {
+            "prov:label": "command", "yp:type": qname("yp:Command"), "prov:value": shlex.join(argv),
+            "yp:argv": json_text(argv) if argv else None,
+        })
+        self.doc.generated(self.command, self.run, self.begin)
+
+    def _part_of_run(self, account: Account) -> None:
+        """A context lies in the context whose name is the front of its own; an epoch and a span in what their path
+        says. An epoch is informed by its context only: a trigger for each would hide the tree from a reader's eye."""
+        parent = self.activities[account.path[:-1]]
+        attributes: dict[str, Any] = {"prov:label": account.name, "yp:opened": account.count}
+        if account.kind == "context":
+            parent = self.activity_of(account.name.rpartition("/")[0] or None, None)
+            attributes["yp:type"] = qname("yp:Context")
+            attributes["prov:type"] = next((t for head, t in _LEARNING.items() if account.name.startswith(head)), None)
+        elif account.kind == "epoch":
+            attributes["yp:type"] = qname("yp:Epoch")
+            attributes["prov:label"] = f"{account.context or 'epoch'} {account.name}"
+        else:
+            attributes["yp:type"] = qname("yp:Span")
+        attributes |= {"yp:context": account.context, "yp:epoch": account.epoch, **self._account(account)}
+        wanted = "/".join(slug(p) for p in account.path)
+        activity = self.doc.activity(wanted, account.begin_ns, account.end_ns, attributes, within=parent)
+        self.activities[account.path] = activity
+        self.doc.informed(activity, parent)
+        if account.kind == "context":
+            self.doc.started(activity, self.command, self.run)
+
+    def activity_of(self, context: str | None, epoch: int | None) -> QualifiedName:
+        """The innermost activity of the document that something in this context and epoch belongs to."""
+        while True:
+            path = (f"ctx/{context}",) if context is not None else ()
+            if epoch is not None and (*path, f"epoch/{epoch}") in self.activities:
+                return self.activities[*path, f"epoch/{epoch}"]
+            if path in self.activities:
+                return self.activities[path]
+            context = (context or "").rpartition("/")[0] or None
+
+    def _monitoring(self) -> None:
+        w = self.watch
+        begin, end = (w.begin_ns, w.end_ns) if w.end_ns else (self.begin, self.end)
+        self.monitoring = self.doc.activity("monitoring", begin, max(end, self.begin), {
+            "prov:label": "monitoring",
+            "yp:type": qname("yp:Monitoring"),
+            "yp:intervalSeconds": w.interval_ns / 1e9 if w.interval_ns else self.settings.get("interval"),
+            "yp:sensors": ", ".join(w.sensors),
+            "yp:absences": lines_of(w.absences),
+            "yp:absenceCount": len(w.absences),
+            "yp:sampleCount": w.samples,
+            "yp:missedTicks": w.missed_ticks,
+            "yp:sensorFailures": w.failures,
+            "yp:sensorReadsLate": w.late,
+            "yp:noteCount": len(w.notes),
+            "yp:notes": lines_of(w.notes),
+        })
+        self.monitoring_end = self.doc.times(self.monitoring)[1]
+        self.doc.informed(self.monitoring, self.run)
+        software = self.doc.agent("software/yprov", {
+            "prov:type": qname("prov:SoftwareAgent"), "prov:label": "yprov",
+            "schema:softwareVersion": self.config.get("software"),
+        })
+        self.doc.associated(self.monitoring, software)
+
+    def _code(self) -> None:
+        self.plan: QualifiedName | None = None
+        code = part(self.about, "code")
+        diff, script = part(code, "diff"), part(code, "script")
+        entity = None
+        if any(code.get(k) is not None for k in ("remote", "commit", "branch")):
+            entity = self.doc.entity("code", {
+                "prov:type": qname("schema:SoftwareSourceCode"), "yp:type": qname("yp:SourceCode"),
+                "prov:label": "source code", "yp:remote": code.get("remote"), "yp:commit": code.get("commit"),
+                "yp:branch": code.get("branch"), "yp:dirty": code.get("dirty"),
+            })
+            self.doc.used(self.run, entity, role="code")
+        if diff:
+            changed = self.doc.entity("code.diff", {
+                "prov:label": "uncommitted changes", "yp:type": qname("yp:GitDiff"),
+                "prov:location": diff.get("path"), "yp:sha256": diff.get("sha256"), "yp:sizeBytes": diff.get("bytes"),
+            })
+            self.doc.used(self.run, changed, role="code")
+            if entity is not None:
+                self.doc.derived(changed, entity)
+        if script:
+            self.plan = self.doc.entity("script", {
+                "prov:type": qname("prov:Plan"), "yp:type": qname("yp:Script"),
+                "prov:label": str(script.get("path") or "script").rpartition("/")[2],
+                "prov:location": script.get("stored") or script.get("path"), "yp:path": script.get("path"),
+                "yp:sha256": script.get("sha256"),
+            })
+            self.doc.used(self.run, self.plan, role="script")
+
+    def _job(self) -> None:
+        """The scheduler's allocation, as the launcher described it or as Slurm's variables do. It starts the run."""
+        environment = part(self.about, "environment")
+        facts = dict(part(self.about, "scheduler"))
+        if not facts and environment.get("SLURM_JOB_ID"):
+            facts = {"name": "slurm", **{k: environment[v] for k, v in _SLURM.items() if environment.get(v)}}
+        if not facts:
+            return
+        name, version = str(facts.pop("name", "scheduler")), facts.pop("version", None)
+        known = {_JOB[k]: facts.pop(k) for k in _JOB if k in facts}
+        job = self.doc.entity("job", {
+            "prov:label": f"{name} job {known.get('yp:jobId', '')}".rstrip(), "yp:type": qname("yp:Job"),
+            "yp:scheduler": name, **known, "yp:facts": json_text(facts) if facts else None,
+        })
+        self.doc.started(self.run, job)
+        scheduler = self.doc.agent(f"software/{slug(name)}", {
+            "prov:type": qname("prov:SoftwareAgent"), "prov:label": name, "schema:softwareVersion": version,
+        })
+        self.doc.associated(self.run, scheduler, role="scheduler")
+
+    def _people(self) -> None:
+        person, organisation = part(self.settings, "user"), part(self.settings, "organisation")
+        login = self.about.get("user")
+        user = None
+        if name := str(person.get("name") or login or ""):
+            user = self.doc.agent(f"user/{slug(str(login or name))}", {
+                "prov:type": qname("prov:Person"), "prov:label": name, "schema:identifier": person.get("id"),
+                "yp:login": login, "yp:uid": self.about.get("uid"),
+            })
+            self.doc.associated(self.run, user, self.plan, role="operator")
+        if name := str(organisation.get("name") or organisation.get("id") or ""):
+            agent = self.doc.agent(f"org/{slug(name)}", {
+                "prov:type": qname("prov:Organization"), "prov:label": name,
+                "schema:identifier": organisation.get("id"),
+            })
+            if user is not None:
+                self.doc.acted_for(user, agent, self.run)
+
+    def _surroundings(self) -> None:
+        if name := str(self.settings.get("experiment") or ""):
+            experiment = self.doc.entity("experiment", {"prov:label": name, "yp:type": qname("yp:Experiment")})
+            self.doc.influenced(experiment, self.run)
+        if variables := part(self.about, "environment"):
+            environment = self.doc.entity("environment", {
+                "prov:label": "environment variables", "yp:type": qname("yp:Environment"),
+                "yp:variables": json_text(variables), "yp:python": self.about.get("python"),
+            })
+            self.doc.used(self.run, environment, role="environment")
+        if self.record.nodes:
+            nodes = self.doc.entity("nodes", {
+                "prov:type": qname("prov:Collection"), "prov:label": "nodes", "yp:type": qname("yp:NodeSet"),
+                "prov:location": f"{STORE}/nodes", **node_attributes(self.record.nodes),
+            })
+            self.doc.used(self.run, nodes, role="nodes")
+
+    def _parameter(self, name: str, values: list[Any]) -> None:
+        value, kind = values[-1], None
+        if isinstance(value, float) and math.isnan(value):
+            value, kind = "NaN", "float"  # as xsd:double no document would equal its own copy
+        elif not isinstance(value, (str, int, float)):
+            value, kind = json_text(value), "json"
+        param = self.doc.entity(f"param/{slug(name)}", {
+            "prov:type": "provml:HyperParameter", "prov:label": name or '""', "yp:type": qname("yp:Parameter"),
+            "dcterms:type": qname("mls:HyperParameterSetting"), "prov:value": value if value != "" else None,
+            "yp:valueType": kind or ("str" if value == "" else None),
+            "yp:values": len(values) if len(values) > 1 else None,
+        })
+        self.doc.used(self.run, param, role="parameter")
+
+    def _series(self) -> None:
+        telemetry = self.doc.entity("telemetry", {
+            "prov:type": qname("prov:Collection"), "prov:label": "series", "yp:type": qname("yp:Telemetry"),
+            "prov:location": STORE, "yp:seriesCount": len(self.series),
+        })
+        self.doc.generated(telemetry, self.monitoring, self.monitoring_end)
+        report = self.attribution.energy
+        energy = self.doc.entity("energy", {
+            "prov:label": "energy", "yp:type": qname("yp:EnergyReport"), "yp:energyJ": report.energy_j,
+            "yp:energyMethod": report.method, "yp:energyReason": report.reason, "yp:coverage": report.coverage,
+            "yp:meterCount": len(report.meters), "yp:meters": lines_of(report.meters),
+        })
+        self.doc.generated(energy, self.monitoring, self.monitoring_end)
+        for s in self.series[:MOST["series"]]:
+            entity = self.doc.entity(f"series/{slug(s.name)}", {
+                "prov:type": "provml:Metric", "prov:label": s.metric or '""', "yp:type": qname("yp:Series"),
+                "prov:location": f"{STORE}/{s.name}", "dcterms:identifier": STORE,
+                "yprov:context": s.context or "run", "yprov:source": s.source,
+                "yp:unit": s.unit, "yp:count": s.count, "yp:missing": s.missing, "yp:nonFinite": s.non_finite,
+                "yp:min": s.min, "yp:mean": s.mean, "yp:max": s.max, "yp:last": s.last, "yp:total": s.total,
+            })
+            self.doc.member(telemetry, entity)
+            maker = self.monitoring if s.source == "yprov" else self.activity_of(s.context, None)
+            self.doc.generated(entity, maker, self.doc.times(maker)[1])
+            if s.source == "yprov" and s.total is not None and "energy" in s.metric:
+                self.doc.derived(energy, entity)
+
+    def _file(self, versions: list[Version]) -> None:
+        """One entity for each version; several versions of one thing have an entity for the thing as well."""
+        role, name = versions[0].first.role, versions[0].first.name or versions[0].first.path
+        wanted = f"{'source' if role == 'code' else slug(role)}/{slug(name)}"
+        whole_thing = None
+        if versions[0].of > 1:
+            whole_thing = self.doc.entity(wanted, {**_file_types(role), "prov:label": name or '""',
+                                                   "yp:versions": versions[0].of})
+        previous = None
+        for version in versions:
+            f = version.first
+            entity = self.doc.entity(wanted if whole_thing is None else f"{wanted}/{version.number}", {
+                **_file_types(role), "prov:label": name or '""', **self._file_facts(f),
+                "yp:declarations": version.declarations if version.declarations > 1 else None,
+            })
+            activity = self.activity_of(f.context, f.epoch)
+            if role in ("input", "code"):
+                self.doc.used(activity, entity, f.wall_ns, role=role)
+            else:
+                self.doc.generated(entity, activity, f.wall_ns, role=role)
+            if whole_thing is not None:
+                self.doc.specialises(entity, whole_thing)
+            if previous is not None and role == "model":
+                self.doc.derived(entity, previous)
+            previous = entity
+
+    def _file_facts(self, f: DeclaredFile) -> dict[str, Any]:
+        process = self.record.processes[f.process] if 0 <= f.process < len(self.record.processes) else None
+        return {
+            "prov:location": f.stored or f.path, "dcterms:identifier": f.stored or f.path, "yp:path": f.path,
+            "yp:host": process.host if process else None, "yp:rank": process.rank if process else None,
+            "yp:context": f.context, "yp:epoch": f.epoch, "yp:sizeBytes": f.size, "yp:sha256": f.sha256,
+            "yp:checksumAbsent": None if f.sha256 else f.reason or "no reason was recorded",
+            "yp:modified": time_of(f.modified_ns) if f.modified_ns is not None else None,
+        }
+
+
+def _file_types(role: str) -> dict[str, Any]:
+    return {"prov:type": _FILE_TYPES.get(role), "yp:type": qname(_FILE_CLASSES.get(role, "yp:File")),
+            "dcterms:type": qname("fair4ml:MLModel") if role == "model" else None}
+
+
+def whole(value: float | None) -> int | None:
+    """Bytes as an integer; None for what is absent."""
+    return None if value is None or not math.isfinite(value) else round(value)
