@@ -2,20 +2,74 @@
 
 from __future__ import annotations
 
+import math
 import re
+import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from yprovd.stitch.document import json_text
 from yprovd.stitch.record import DeclaredFile, Node, Record, Samples
 
 #: Lines of a text that lists something; the rest is counted in its last line.
 MOST_LINES = 30
 MOST_FILES = 300
+#: Names under which a batch job finds itself in Slurm: sbatch(1), OUTPUT ENVIRONMENT VARIABLES.
+_SLURM = {
+    "job_id": "SLURM_JOB_ID", "job_name": "SLURM_JOB_NAME", "account": "SLURM_JOB_ACCOUNT",
+    "partition": "SLURM_JOB_PARTITION", "qos": "SLURM_JOB_QOS", "cluster": "SLURM_CLUSTER_NAME",
+    "node_list": "SLURM_JOB_NODELIST", "node_count": "SLURM_JOB_NUM_NODES", "restarts": "SLURM_RESTART_COUNT",
+}
 _NUMBERED = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
+
+
+def part(mapping: Any, key: str) -> Mapping[str, Any]:
+    """`mapping[key]`, or nothing at all when it is no mapping (a damaged spool, another program's)."""
+    value = mapping.get(key) if isinstance(mapping, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def run_id_of(record: Record) -> str:
+    """The run's id; for a spool that lost it, one made from what the spool holds, the same every time."""
+    known = part(record.run, "config").get("run_id")
+    if isinstance(known, str) and known:
+        return known
+    sources = [f"{n.host} {n.boot_id}" for n in record.nodes] + [f"{p.source:x}" for p in record.processes]
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"yprov {record.first_ns} {' '.join(sources)}"))
+
+
+def command_of(record: Record) -> tuple[str, ...]:
+    command = part(record.run, "config").get("command")
+    return tuple(str(c) for c in command) if isinstance(command, (list, tuple)) else ()
+
+
+def parameters_of(record: Record) -> dict[str, list[Any]]:
+    """The different values of each parameter, in time: the last one stands."""
+    out: dict[str, dict[str, Any]] = {}
+    for p in record.params:
+        values = out.setdefault(p.name, {})
+        key = f"{type(p.value).__name__} {json_text(p.value)}"
+        values.pop(key, None)  # logged again: it is the last one now
+        values[key] = p.value
+    return {name: list(values.values()) for name, values in sorted(out.items())}
+
+
+def job_of(record: Record) -> dict[str, Any]:
+    """What the scheduler's allocation is: as the launcher described it, or as Slurm's variables do. Empty without."""
+    facts = dict(part(record.run, "scheduler"))
+    environment = part(record.run, "environment")
+    if not facts and environment.get("SLURM_JOB_ID"):
+        facts = {"name": "slurm", **{k: environment[v] for k, v in _SLURM.items() if environment.get(v)}}
+    return facts
+
+
+def whole(value: float | None) -> int | None:
+    """Bytes as an integer; None for what is absent."""
+    return None if value is None or not math.isfinite(value) else round(value)
 
 
 def lines_of(lines: Iterable[str], most: int = MOST_LINES) -> str:

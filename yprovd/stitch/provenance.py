@@ -26,15 +26,26 @@ from __future__ import annotations
 
 import math
 import shlex
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from prov.model import QualifiedName
 
 from yprovd.stitch.attribution import Account, Attribution
 from yprovd.stitch.document import Document, json_text, qname, slug, time_of
-from yprovd.stitch.facts import Version, lines_of, node_attributes, versions_of, watch_of
+from yprovd.stitch.facts import (
+    Version,
+    command_of,
+    job_of,
+    lines_of,
+    node_attributes,
+    parameters_of,
+    part,
+    run_id_of,
+    versions_of,
+    watch_of,
+    whole,
+)
 from yprovd.stitch.record import DeclaredFile, Record
 from yprovd.stitch.states import final_state
 
@@ -46,53 +57,19 @@ STORE = "series.zarr"
 #: What is beyond stays in the Zarr store only; the run says how many (`yp:epochsOmitted`...).
 MOST = {"context": 200, "epoch": 500, "span": 100, "param": 1000, "series": 1000}
 
-#: Names under which a batch job finds itself in Slurm: sbatch(1), OUTPUT ENVIRONMENT VARIABLES.
-_SLURM = {
-    "job_id": "SLURM_JOB_ID", "job_name": "SLURM_JOB_NAME", "account": "SLURM_JOB_ACCOUNT",
-    "partition": "SLURM_JOB_PARTITION", "qos": "SLURM_JOB_QOS", "cluster": "SLURM_CLUSTER_NAME",
-    "node_list": "SLURM_JOB_NODELIST", "node_count": "SLURM_JOB_NUM_NODES", "restarts": "SLURM_RESTART_COUNT",
-}
 _JOB = {
     "job_id": "yp:jobId", "job_name": "yp:jobName", "account": "yp:account", "partition": "yp:partition",
     "qos": "yp:qos", "cluster": "yp:cluster", "node_list": "yp:nodeList", "node_count": "yp:nodeCount",
     "submit_time": "yp:submitTime", "time_limit": "yp:timeLimit", "restarts": "yp:restarts",
 }
-#: yProv4ML's names for what a context is for, by how ours begins.
-_LEARNING = {"train": "provml:TrainingExecution", "valid": "provml:ValidationExecution",
-             "test": "provml:TestingExecution"}
+#: yProv4ML's names for what a context is for.
+_LEARNING = {
+    **dict.fromkeys(("train", "training"), "provml:TrainingExecution"),
+    **dict.fromkeys(("val", "valid", "validation", "evaluation"), "provml:ValidationExecution"),
+    **dict.fromkeys(("test", "testing"), "provml:TestingExecution"),
+}
 _FILE_TYPES = {"input": "provml:Dataset", "model": "provml:Model"}
 _FILE_CLASSES = {"input": "yp:Input", "output": "yp:Artifact", "model": "yp:Model", "code": "yp:SourceFile"}
-
-
-def part(mapping: Any, key: str) -> Mapping[str, Any]:
-    """`mapping[key]`, or nothing at all when it is no mapping (a damaged spool, another program's)."""
-    value = mapping.get(key) if isinstance(mapping, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
-
-
-def run_id_of(record: Record) -> str:
-    """The run's id; for a spool that lost it, one made from what the spool holds, the same every time."""
-    known = part(record.run, "config").get("run_id")
-    if isinstance(known, str) and known:
-        return known
-    sources = [f"{n.host} {n.boot_id}" for n in record.nodes] + [f"{p.source:x}" for p in record.processes]
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"yprov {record.first_ns} {' '.join(sources)}"))
-
-
-def command_of(record: Record) -> tuple[str, ...]:
-    command = part(record.run, "config").get("command")
-    return tuple(str(c) for c in command) if isinstance(command, (list, tuple)) else ()
-
-
-def parameters_of(record: Record) -> dict[str, list[Any]]:
-    """The different values of each parameter, in time: the last one stands."""
-    out: dict[str, dict[str, Any]] = {}
-    for p in record.params:
-        values = out.setdefault(p.name, {})
-        key = f"{type(p.value).__name__} {json_text(p.value)}"
-        values.pop(key, None)  # logged again: it is the last one now
-        values[key] = p.value
-    return {name: list(values.values()) for name, values in sorted(out.items())}
 
 
 def build_document(record: Record, attribution: Attribution, series: Sequence[SeriesInfo]) -> bytes:
@@ -221,7 +198,7 @@ class _Build:
         if account.kind == "context":
             parent = self.activity_of(account.name.rpartition("/")[0] or None, None)
             attributes["yp:type"] = qname("yp:Context")
-            attributes["prov:type"] = next((t for head, t in _LEARNING.items() if account.name.startswith(head)), None)
+            attributes["prov:type"] = _LEARNING.get(account.name.lower())
         elif account.kind == "epoch":
             attributes["yp:type"] = qname("yp:Epoch")
             attributes["prov:label"] = f"{account.context or 'epoch'} {account.name}"
@@ -301,10 +278,7 @@ class _Build:
 
     def _job(self) -> None:
         """The scheduler's allocation, as the launcher described it or as Slurm's variables do. It starts the run."""
-        environment = part(self.about, "environment")
-        facts = dict(part(self.about, "scheduler"))
-        if not facts and environment.get("SLURM_JOB_ID"):
-            facts = {"name": "slurm", **{k: environment[v] for k, v in _SLURM.items() if environment.get(v)}}
+        facts = job_of(self.record)
         if not facts:
             return
         name, version = str(facts.pop("name", "scheduler")), facts.pop("version", None)
@@ -435,8 +409,3 @@ class _Build:
 def _file_types(role: str) -> dict[str, Any]:
     return {"prov:type": _FILE_TYPES.get(role), "yp:type": qname(_FILE_CLASSES.get(role, "yp:File")),
             "dcterms:type": qname("fair4ml:MLModel") if role == "model" else None}
-
-
-def whole(value: float | None) -> int | None:
-    """Bytes as an integer; None for what is absent."""
-    return None if value is None or not math.isfinite(value) else round(value)

@@ -1,0 +1,252 @@
+"""The command line. Each command parses, calls, prints: data on stdout, everything else on stderr.
+
+Exit status: `run` has the command's own, 127 or 126 when it cannot be started, 125 when the run cannot be made;
+the others have 0, 1 for a failure (with a hint), 2 for a misused option.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from yprovd import __version__
+from yprovd.errors import YprovError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Record what a training job ran, on what, with what, and what it cost. One word in front of the command.\n\n"
+         "Example:  yprov run -- python train.py",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for programs.")]
+Dir = Annotated[str, typer.Option("--dir", help="Directory of the runs.")]
+RunArg = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, a part of its name, or `last`.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"yprov {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})
+def run(
+    command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND...", help="What to run.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run (default: the script's).")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Experiment it belongs to (default: this folder's)")] = None,
+    directory: Annotated[str | None, typer.Option("--dir", help="Where runs go (default: ./yprov-runs).")] = None,
+    interval: Annotated[float | None, typer.Option(help="Seconds between samples (default: 1).")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with the same settings.")] = None,
+    inputs: Annotated[list[str] | None, typer.Option("--input", help="A file that is read (repeatable).")] = None,
+    outputs: Annotated[list[str] | None, typer.Option("--output", help="A file that is made (repeatable).")] = None,
+    tags: Annotated[list[str] | None, typer.Option("--tag", metavar="K=V", help="A tag (repeatable).")] = None,
+    disable: Annotated[list[str] | None, typer.Option(help="A sensor to leave out (repeatable).")] = None,
+    keep_spool: Annotated[bool | None, typer.Option("--keep-spool", help="Keep the raw frames.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No summary at the end.")] = False,
+    root: Annotated[str, typer.Option(hidden=True, help="Directory that holds `proc` and `sys`.")] = "/",
+) -> None:
+    """Run a command and record it. Its exit status, output and signals are passed through unchanged.
+
+    Examples:  yprov run -- python train.py --lr 0.1  |  yprov run --tag gpu=a100 -- bash -c 'a | b'
+    """
+    from yprov.settings import resolve
+
+    if not command:
+        raise YprovError("no command was given", hint="yprov run -- python train.py")
+    settings = resolve(config, {
+        "name": name, "experiment": experiment, "dir": directory, "interval": interval, "inputs": inputs,
+        "outputs": outputs, "tags": tags, "disable": disable, "keep_spool": keep_spool,
+    })
+    from yprov.wrapper import Wrapper, find_program
+
+    find_program(command)
+    wrapper = Wrapper(settings, command, root=root)
+    try:
+        status = wrapper.run()
+    except YprovError as e:
+        _complain(e)
+        raise typer.Exit(125) from None
+    if not quiet:
+        _after_run(wrapper.run_dir)
+    raise typer.Exit(status)
+
+
+def _after_run(run_dir: Path) -> None:
+    from yprov.runs import view
+    from yprov.summary import lines
+    from yprov.wrapper import say, show_path
+
+    try:
+        seen = view(run_dir)
+        if seen.run:
+            path = show_path(run_dir)
+            text = [line.replace(str(run_dir), path) for line in lines(seen)]
+            say("\n".join([*text, f"  next     yprov show {path}"]))
+    except YprovError as e:
+        _complain(e)
+
+
+@app.command()
+def stitch(
+    run: RunArg, directory: Dir = "yprov-runs",
+    keep_spool: Annotated[bool | None, typer.Option("--keep-spool", help="Keep the raw frames.")] = None,
+    force: Annotated[bool, typer.Option(help="Also while the run seems to be going on.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make the archive of a run from whatever spool there is: how a killed run is recovered. Can be repeated.
+
+    Example:  yprov stitch last
+    """
+    from yprov.runs import find, still_going, view
+    from yprovd.config import RunConfig
+    from yprovd.stitch import stitch as make
+
+    run_dir = find(run, directory)
+    going = still_going(run_dir, RunConfig.read(run_dir))
+    if going and not force:
+        raise YprovError(f"`{run_dir}` is still going", hint=f"yprov stitch --force {run_dir}   makes an archive of it "
+                                                             "as it is now; the run goes on")
+    done = make(run_dir, keep_spool=True if going else keep_spool, progress=_Progress())
+    state = done.state or view(run_dir).state
+    if as_json:
+        _print_json({"directory": str(run_dir), "made": done.made, "state": state, "reason": done.reason,
+                     "damaged_bytes": done.damaged_bytes, "lost_frames": done.lost_frames})
+    else:
+        print(f"{run_dir}: {state}" + ("" if done.made else " (the archive was complete already)"))
+        if done.damaged_bytes or done.lost_frames:
+            print(f"  {done.damaged_bytes} bytes damaged, {done.lost_frames} frames lost")
+
+
+class _Progress:
+    """A stage that takes longer than two seconds is said on stderr, when the next one begins or with its time."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def __call__(self, stage: str) -> None:
+        waited = time.monotonic() - self.began
+        if waited > 2.0 or stage.startswith("waiting"):
+            print(f"yprov: {stage} ({waited:.0f} s so far)", file=sys.stderr)
+
+
+@app.command()
+def show(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json = False) -> None:
+    """One run: state, duration, nodes, energy, contexts, last metrics.
+
+    Example:  yprov show last
+    """
+    from yprov.runs import find, view
+    from yprov.summary import facts, lines
+
+    seen = view(find(run, directory))
+    if as_json:
+        _print_json(facts(seen))
+    else:
+        print("\n".join(lines(seen)))
+    if seen.state == "not stitched":
+        print(f"hint: yprov stitch {seen.directory}", file=sys.stderr)
+
+
+@app.command("ls")
+def list_runs(directory: Dir = "yprov-runs", as_json: Json = False) -> None:
+    """All runs: state, duration, nodes, energy, last metrics.
+
+    Example:  yprov ls --json
+    """
+    from yprov.runs import all_runs, view
+    from yprov.summary import facts, table
+
+    views = []
+    for run_dir in all_runs(Path(directory)):
+        try:
+            views.append(view(run_dir))
+        except YprovError as e:
+            _complain(e)
+    if as_json:
+        _print_json([facts(v) for v in views])
+    elif views:
+        print("\n".join(table(views)))
+    else:
+        print(f"no runs in `{directory}`", file=sys.stderr)
+
+
+@app.command()
+def validate(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json = False) -> None:
+    """Check that the archive is what it claims: PROV-JSON, crate and checksums, series and their statistics.
+
+    Example:  yprov validate last
+    """
+    from yprov.runs import find
+    from yprovd.stitch import PROV_FILE
+    from yprovd.stitch.validate import validate_run
+
+    run_dir = find(run, directory)
+    if not (run_dir / PROV_FILE).is_file():
+        raise YprovError(f"`{run_dir}` has no archive yet", hint=f"yprov stitch {run_dir}")
+    began = time.monotonic()
+    problems = validate_run(run_dir)
+    if time.monotonic() - began > 2.0:
+        print(f"yprov: checked in {time.monotonic() - began:.0f} s", file=sys.stderr)
+    if as_json:
+        _print_json({"directory": str(run_dir), "valid": not problems, "problems": problems})
+    else:
+        print("\n".join(problems) if problems else f"{run_dir}: valid")
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.command()
+def doctor(
+    as_json: Json = False, root: Annotated[str, typer.Option(hidden=True)] = "/",
+) -> None:
+    """What this node can measure, what not and why, and the hint that would change it.
+
+    Example:  yprov doctor
+    """
+    from yprov.doctor import examine, lines, report
+
+    doc = report(examine(root))
+    if as_json:
+        _print_json(doc)
+    else:
+        print("\n".join(lines(doc)))
+    raise typer.Exit(0 if all(c["ok"] for c in doc["checks"]) else 1)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def _complain(error: YprovError) -> None:
+    print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+
+
+def main() -> None:
+    """The console script. The one place where an error becomes an exit status."""
+    running = sys.argv[1:2] == ["run"]
+    try:
+        app()
+    except YprovError as e:
+        _complain(e)
+        sys.exit(getattr(e, "status", 2 if running else 1))
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

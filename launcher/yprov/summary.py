@@ -1,0 +1,133 @@
+"""One run in a few lines, and all runs in a table: read from prov.json, which is all that it takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from yprov.runs import RunView, value_of
+
+_MOST_METRICS = 8
+
+
+def _plain(record: dict[str, Any]) -> dict[str, Any]:
+    return {k.rpartition(":")[2]: value_of(v) for k, v in record.items()}
+
+
+def facts(view: RunView) -> dict[str, Any]:
+    """What `yprov show --json` prints: state, duration, energy and why it is absent, peak memory, contexts with their
+    epochs' number, last value of each metric, parameters, nodes, losses. Figures in s, J, bytes; None: absent."""
+    run = view.run
+    entities = {k: _plain(v) for k, v in view.document.get("entity", {}).items() if isinstance(v, dict)}
+    activities = {k: _plain(v) for k, v in view.document.get("activity", {}).items() if isinstance(v, dict)}
+    energy, nodes = entities.get("energy", {}), entities.get("nodes", {})
+    contexts = {}
+    for name, a in activities.items():
+        if (a.get("type") is not None and str(a["type"]).endswith("Context")) or (name.startswith("ctx/") and not (
+                "/epoch/" in name or "/span/" in name)):
+            contexts[str(a.get("context") or a.get("label"))] = {
+                "duration_s": a.get("durationSeconds"), "energy_j": a.get("energyJ"), "cpu_s": a.get("cpuSeconds"),
+                "peak_memory_bytes": a.get("peakMemoryBytes"),
+                "epochs": sum(1 for o in activities if o.startswith(f"{name}/epoch/") and "/span/" not in o),
+            }
+    metrics: dict[str, dict[str, Any]] = {}
+    for key, e in entities.items():
+        if key.startswith("series/metrics/") and e.get("source") == "script":
+            metrics.setdefault(str(e.get("context")), {})[str(e.get("label"))] = e.get("last")
+    return {
+        "run_id": view.config.run_id, "name": view.config.name, "experiment": view.config.settings.experiment,
+        "directory": str(view.directory), "state": view.state, "reason": run.get("stateReason"),
+        "exit_code": run.get("exitCode"), "command": list(view.config.command),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(view.config.created_ns / 1e9)),
+        "duration_s": run.get("durationSeconds"),
+        "energy_j": energy.get("energyJ"), "energy_method": energy.get("energyMethod"),
+        "energy_reason": energy.get("energyReason"),
+        "cpu_s": run.get("cpuSeconds"), "peak_memory_bytes": run.get("peakMemoryBytes"),
+        "nodes": run.get("nodeCount"), "hosts": nodes.get("nodeList"),
+        "devices": nodes.get("devices"),
+        "contexts": contexts, "metrics": metrics,
+        "params": {str(e.get("label")): e.get("value") for k, e in entities.items() if k.startswith("param/")},
+        "files": {role: sorted(k.partition("/")[2] for k in entities if k.startswith(f"{role}/"))
+                  for role in ("input", "output", "model")},
+        "lost": {"frames": run.get("framesLost", 0), "events": run.get("eventsDropped", 0),
+                 "damaged_bytes": run.get("damagedBytes", 0)},
+    }
+
+
+def lines(view: RunView) -> list[str]:
+    """The same for a person: a headline and one line per subject."""
+    f = facts(view)
+    took = f" in {duration(f['duration_s'])}" if f["duration_s"] is not None else ""
+    out = [f"{view.config.name}: {view.state}{took}" + (f" ({f['reason']})" if f["reason"] else "")]
+    if not view.run:
+        return [*out, f"  run      {f['directory']}"]
+
+    def row(name: str, text: str) -> None:
+        if text:
+            out.append(f"  {name:<8} {text}")
+
+    row("node", ", ".join(filter(None, [_count(f["nodes"], "node"), str(f["hosts"] or ""), str(f["devices"] or "")])))
+    if f["energy_j"] is not None:
+        row("energy", f"{energy(f['energy_j'])} ({f['energy_method']})")
+    else:
+        row("energy", f"absent: {f['energy_reason'] or 'no meter'}")
+    if f["cpu_s"] is not None:
+        row("cpu", f"{f['cpu_s']:.1f} CPU seconds")
+    if f["peak_memory_bytes"] is not None:
+        row("memory", f"{size(f['peak_memory_bytes'])} peak")
+    for name, c in f["contexts"].items():
+        parts = [duration(c["duration_s"]), _count(c["epochs"], "epoch") if c["epochs"] else "",
+                 energy(c["energy_j"]) if c["energy_j"] is not None else ""]
+        values = [f"{m} {v:.4g}" for m, v in f["metrics"].get(name, {}).items() if isinstance(v, (int, float))]
+        row("context", f"{name}: " + ", ".join([*filter(None, parts), *values[:_MOST_METRICS]]))
+    loose = {m: v for c, ms in f["metrics"].items() if c not in f["contexts"] for m, v in ms.items()}
+    row("metrics", ", ".join(f"{m} {v:.4g}" for m, v in list(loose.items())[:_MOST_METRICS]
+                             if isinstance(v, (int, float))))
+    row("files", ", ".join(_count(len(names), role) for role, names in f["files"].items() if names))
+    lost = f["lost"]
+    if any(lost.values()):
+        row("lost", ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in lost.items() if n))
+    row("run", f["directory"])
+    return out
+
+
+def table(views: Sequence[RunView]) -> list[str]:
+    """`yprov ls`: one line per run."""
+    rows = [("RUN", "STATE", "DURATION", "NODES", "ENERGY", "LAST METRICS")]
+    for view in views:
+        f = facts(view)
+        metrics = [f"{m} {v:.4g}" for ms in f["metrics"].values() for m, v in ms.items() if isinstance(v, (int, float))]
+        rows.append((view.directory.name, view.state, duration(f["duration_s"]), str(f["nodes"] or "-"),
+                     energy(f["energy_j"]) if f["energy_j"] is not None else "-", ", ".join(metrics[:3])))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[5]]).rstrip()
+            for row in rows]
+
+
+def _count(n: Any, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}" if n is not None else ""
+
+
+def duration(seconds: float | None) -> str:
+    """1.2 s, 3 min 05 s, 2 h 07 min."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def energy(joules: float) -> str:
+    for unit, factor in (("MJ", 1e6), ("kJ", 1e3)):
+        if joules >= 10 * factor:
+            return f"{joules / factor:.1f} {unit}"
+    return f"{joules:.1f} J"
+
+
+def size(number: float) -> str:
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number:.0f} B"

@@ -1,0 +1,166 @@
+"""A small fixed run, as values: two nodes, two ranks, two contexts, two epochs, checkpoints. Used by several tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from yprovd.config import Person, RunConfig, Settings
+from yprovd.model import Absence, Device, Metric, Schema
+from yprovd.stitch.attribution import Account, Attribution, EnergyReport
+from yprovd.stitch.record import (
+    DeclaredFile,
+    MetricTable,
+    Node,
+    Param,
+    PointEvent,
+    Process,
+    Record,
+    Samples,
+    Span,
+)
+
+RUN_ID = "0b7c1a52-3f6e-4d1c-9a43-6d2f8e1b7c55"
+T0 = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
+S = 1_000_000_000
+SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+
+def config() -> RunConfig:
+    return RunConfig(
+        run_id=RUN_ID, name="resnet", created_ns=T0 - S, command=("python", "train.py", "--note", "two words"),
+        cwd="/home/ada/work", runtime_dir="/tmp/yprov-xyz", software="0.1.0",
+        settings=Settings(
+            name="resnet", experiment="imagenet", tags={"team": "vision"}, licence="CC-BY-4.0",
+            user=Person("Ada Lovelace", "https://orcid.org/0000-0002-1825-0097"),
+            organisation=Person("Analytical Engines", "https://ror.org/02mhbdp94"),
+        ),
+    )
+
+
+def node(host: str, zone: str = "package-0") -> Node:
+    rapl = Device("rapl", f"{host}-{zone}", zone)
+    schema = Schema(S, (
+        Metric("system.cpu.utilization", "1", "gauge", "busy part of all processors", 0.001),
+        Metric("hw.energy", "J", "counter", "energy of a processor package", 0.001, rapl),
+        Metric("yprov.sampler.missed_ticks", "{tick}", "counter", "ticks without a sample", 1),
+        Metric("yprov.sensor.failures", "{read}", "counter", "failed reads", 1, Device("sensor", "rapl")),
+    ), (Absence("nvidia", "libnvidia-ml.so.1 is not installed", "load the CUDA module"),))
+    ticks = T0 + S * np.arange(11, dtype=np.int64)
+    values = np.column_stack([np.full(11, 0.5), 100.0 * np.arange(11), np.repeat([0.0, 1.0], [5, 6]), np.zeros(11)])
+    facts = {"cpu_model": "Example 9000", "logical_cpus": 64, "memory_bytes": 256 << 30, "kernel": "Linux 6.1",
+             "machine": "x86_64"}
+    return Node(host, f"boot-{host}", facts, [Samples(schema, ticks, ticks, ticks - T0, values)])
+
+
+def account(path: tuple[str, ...], begin: int, end: int, **more: Any) -> Account:
+    kind, _, name = path[-1].partition("/") if path else ("run", "", "resnet")
+    kind = {"ctx": "context"}.get(kind, kind)
+    context = next((p.partition("/")[2] for p in path if p.startswith("ctx/")), None)
+    epoch = next((int(p.partition("/")[2]) for p in path if p.startswith("epoch/")), None)
+    figures: dict[str, Any] = {"count": 1, "energy_j": 10.0 * (end - begin), "energy_outside_j": 1.5, "cpu_s": 3.25,
+                               "cpu_outside_s": 0.25, "memory_peak_bytes": 5e9} | more
+    return Account(path, kind, name, context, epoch, T0 + begin * S, T0 + end * S, **figures)
+
+
+def file(role: str, name: str, at: float, **more: Any) -> DeclaredFile:
+    facts: dict[str, Any] = {"path": f"/scratch/{name}", "context": None, "epoch": None, "process": 0, "size": 5,
+                             "sha256": SHA, "modified_ns": T0} | more
+    return DeclaredFile(role=role, name=name, wall_ns=T0 + round(at * S), **facts)
+
+
+def small_record() -> Record:
+    processes = [
+        Process(7, "gpu001", "boot-gpu001", 100, 0, rank=0, world_size=2, local_rank=0, logged=40, received=40),
+        Process(9, "gpu002", "boot-gpu002", 200, 1, rank=1, world_size=2, local_rank=0, dropped=3, received=37),
+    ]
+    spans = [Span(0, 1, 0, "context", "training", "training", None, 0, T0 + S, 8 * S, T0 + 8 * S)]
+    return Record(
+        run={
+            "config": config().to_json(), "started_ns": T0, "user": "ada", "uid": 1000, "host": "login1",
+            "python": "3.11.7", "environment": {"SLURM_JOB_ID": "4242", "SLURM_JOB_PARTITION": "gpu", "LANG": "C"},
+            "code": {"remote": "git@example.org:ada/train.git", "commit": "a" * 40, "branch": "main", "dirty": True,
+                     "diff": {"path": "source/changes.diff", "sha256": SHA, "bytes": 120},
+                     "script": {"path": "/home/ada/work/train.py", "sha256": SHA, "stored": "source/train.py"}},
+        },
+        end={"state": "completed", "reason": "", "exit_code": 0, "ended_ns": T0 + 10 * S,
+             "rusage": {"user_s": 12.5, "system_s": 1.25, "max_rss_bytes": 3 << 30}},
+        nodes=[node("gpu001"), node("gpu002")],
+        processes=processes,
+        spans=spans,
+        params=[Param("lr", 0.1, 0, T0 + S), Param("lr", 0.01, 0, T0 + 2 * S), Param("layers", [64, 64], 0, T0 + S),
+                Param("big", 1 << 70, 0, T0 + S), Param("on", True, 1, T0 + S), Param("none", None, 0, T0 + S),
+                Param("limit", float("inf"), 0, T0 + S), Param("bad", float("nan"), 0, T0 + S)],
+        events=[PointEvent("warmup done", {}, "training", 0, 0, T0 + 2 * S)],
+        files=[
+            file("input", "train.csv", 0.5),
+            file("input", "train.csv", 0.6, process=1),
+            file("input", "huge.bin", 0.7, size=1 << 40, sha256=None, reason="larger than 4294967296 bytes"),
+            file("model", "resnet", 3.9, path="/scratch/0.pt", context="training", epoch=0, sha256="0" * 64),
+            file("model", "resnet", 7.9, path="/scratch/1.pt", context="training", epoch=1, sha256="1" * 64,
+                 stored="artifacts/1.pt"),
+            file("output", "report.txt", 9.5),
+        ],
+        metrics=MetricTable([], *(np.zeros(0, dtype=np.int64),) * 3, np.zeros(0), np.zeros(0, dtype=np.int64)),
+        notes=[{"text": "the daemon of gpu002 was started again", "t": 5, "wall_ns": T0 + 5 * S},
+               {"text": "", "goodbye": "gpu001", "wall_ns": T0 + 10 * S}],
+        first_ns=T0, last_ns=T0 + 10 * S, lost_frames=2, damaged_bytes=64, torn_bytes=64,
+    )
+
+
+def small_attribution() -> Attribution:
+    accounts = [
+        account((), 0, 10),
+        account(("ctx/training",), 1, 8),
+        account(("ctx/training", "epoch/0"), 1, 4, first_step=0, last_step=99),
+        account(("ctx/training", "epoch/0", "span/forward"), 1, 3, count=100),
+        account(("ctx/training", "epoch/1"), 4, 8, first_step=100, last_step=199),
+        account(("ctx/training/augment",), 2, 3),
+        account(("ctx/validation",), 8, 9, energy_j=None, energy_outside_j=None, memory_peak_bytes=None),
+    ]
+    meters = ("gpu001: rapl/package-0", "gpu002: rapl/package-0")
+    return Attribution(accounts, EnergyReport(100.0, "measured", meters, 0.99), [0.0], [0.0], [0.0], [7.0])
+
+
+def series_info(name: str, **more: Any) -> Any:
+    """Like `yprovd.stitch.series.SeriesInfo`."""
+    known: dict[str, Any] = {
+        "group": name.rpartition("/")[0], "name": name, "metric": name.rpartition("/")[2], "context": None,
+        "unit": "1", "source": "yprov", "count": 22, "missing": 0, "non_finite": 0,
+        "min": 0.5, "mean": 0.5, "max": 0.5, "last": 0.5, "total": None,
+    }
+    return SimpleNamespace(**known | more)
+
+
+def small_series() -> list[Any]:
+    return [
+        series_info("host/cpu_utilization", metric="system.cpu.utilization"),
+        series_info("rapl/energy", metric="hw.energy", unit="J", min=100.0, mean=100.0, max=100.0, last=100.0,
+                    count=20, missing=2, total=2000.0),
+        series_info("metrics/training/loss", context="training", source="script", unit="", count=200, non_finite=1,
+                    min=0.25, mean=1.0, max=2.5, last=0.25),
+        series_info("metrics/default/score", source="script", unit="", count=1, min=None, mean=None, max=None,
+                    last=None, non_finite=1),
+    ]
+
+
+def make_run_dir(path: Path, record: Record, attribution: Attribution) -> Path:
+    """A run's directory with files of every kind, prov.json and the crate, but without a Zarr store's series."""
+    from yprovd.stitch.crate import build_crate
+    from yprovd.stitch.provenance import build_document
+
+    for name, text in {
+        "run.json": "{}", "logs/stdout.log": "hello\n", "source/train.py": "print()\n", "source/changes.diff": "+1\n",
+        "artifacts/1.pt": "weights", "artifacts/odd näme #1?.txt": "x", "spool/a.spool": "raw",
+        "series.zarr/zarr.json": '{"zarr_format":3,"node_type":"group","attributes":{}}',
+        ".prov.json.77.tmp": "half", "artifacts/.partial-1-2": "half",
+    }.items():
+        file_path = path / name
+        file_path.parent.mkdir(parents=True, exist_ok=True)
+        file_path.write_text(text, encoding="utf-8")
+    (path / "prov.json").write_bytes(build_document(record, attribution, []))
+    (path / "ro-crate-metadata.json").write_bytes(build_crate(path, record, attribution))
+    return path
