@@ -22,7 +22,6 @@ import json
 import os
 import re
 import shlex
-import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -235,7 +234,8 @@ class _Crate:
 
     def _declared(self) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
         """(object, result): parameters, inputs and source; outputs, models and what yprov made."""
-        used, made = [], []
+        used: list[dict[str, str]] = []
+        made: list[dict[str, str]] = []
         for name, values in list(parameters_of(self.record).items())[:MOST_PARAMS]:
             value = values[-1] if isinstance(values[-1], (str, int)) else json_text(values[-1])
             used.append(self.add(f"#param/{slug(name)}", "PropertyValue", name=clean(name) or '""',
@@ -314,7 +314,8 @@ def web_address(remote: str) -> str | None:
          or re.fullmatch(r"(?:[\w.-]+@)([\w.-]+):(.+)", remote))
     if m is None:
         return None
-    return f"https://{m[1]}/{quote(re.sub(r'(\.git)?/*$', '', m[2]).lstrip('/'), safe='/~')}"
+    path = m[2].strip("/").removesuffix(".git")
+    return f"https://{m[1]}/{quote(path, safe='/~')}"
 
 
 def _is_web(text: str) -> bool:

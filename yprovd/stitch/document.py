@@ -91,8 +91,8 @@ class Document:
 
     def __init__(self, run_id: str) -> None:
         self._doc = ProvDocument()
-        self._base = Namespace("", base_iri(run_id))
-        self._doc.set_default_namespace(self._base.uri)
+        self._base = Namespace("run", base_iri(run_id))
+        self._doc.add_namespace(self._base)
         for prefix in NAMESPACES:
             self._doc.add_namespace(_SPACES[prefix])
         self._ids: set[str] = set()

@@ -1,0 +1,55 @@
+# Everything below works on a fresh Debian or Ubuntu with python3 (>= 3.11) and its venv module, git and make.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types imports docs-check wheel bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## a virtual environment in .venv with yprov (editable) and all tools
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11"; echo "hint: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "error: $(PYTHON) cannot make a virtual environment"; echo "hint: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group test --group lint --group build
+	@$(BIN)/python -m compileall -q yprovd launcher
+	@touch $@
+
+demo: setup ## train a small network on real digits under `yprov run`, and show what is left behind
+	@mkdir -p .demo
+	$(BIN)/yprov run --experiment digits --keep-spool -- $(BIN)/python examples/digits.py --model .demo/model.pkl
+
+test: setup ## the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## ruff
+	$(BIN)/ruff check .
+
+types: setup ## mypy --strict
+	$(BIN)/mypy yprovd launcher/yprov
+
+imports: setup ## the direction of imports, by import-linter
+	$(BIN)/lint-imports
+
+docs-check: setup ## the documents say what the program does
+	$(BIN)/python -m pytest -q tests/test_docs.py
+
+wheel: setup ## build the wheel and try it in a clean environment
+	rm -rf dist build/wheel-venv
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(PYTHON) -m venv build/wheel-venv
+	build/wheel-venv/bin/python -m pip install --quiet dist/*.whl
+	cd build && wheel-venv/bin/yprov run --dir wheel-runs -- true && wheel-venv/bin/yprov validate last --dir wheel-runs
+	rm -rf build/wheel-venv build/wheel-runs
+
+bench: setup ## every performance figure in one table, peers beside ours (some minutes)
+	$(BIN)/python benchmarks/run.py
+
+clean: ## take away what the other targets made
+	rm -rf $(VENV) .bench .demo build dist yprov-runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
