@@ -138,7 +138,7 @@ class Collector:
         for node in self.nodes:
             self.receiver.control(node, STOP)
         deadline = time.monotonic() + FINISH_S
-        while self.nodes - self.gone and time.monotonic() < deadline:
+        while self.nodes - self.gone and self.launcher not in self.gone and time.monotonic() < deadline:
             known = set(self.nodes)
             self._turn()
             for node in self.nodes - known:  # it was silent, or started again, when the others were told

@@ -90,27 +90,40 @@ class Daemons:
     def finish(self, timeout_s: float) -> bool:
         """Ask the collector to stop the nodes; wait until they have taken their last samples. Without a collector the
         node is told directly. Returns whether all ended in order."""
+        deadline = time.monotonic() + timeout_s
+        if self._finish_by_collector(deadline):
+            self._stopped = True
+            return True
+        node = self._running.get("node")
+        if node is None or node.poll() is not None:
+            return False
         from yprovd.transport import STOP, Sender, ipc
 
-        deadline = time.monotonic() + timeout_s
-        collector = self._running.get("collect")
-        if self._sender is None or collector is None:
-            with contextlib.suppress(Exception):
-                direct = Sender(ipc(str(self.runtime_dir / "node.sock")), limit=1, identity=b"launcher")
-                direct.control(STOP)
-                direct.close(linger_ms=500)
-            return self._wait("node", deadline)
-        asked = 0.0
-        while time.monotonic() < deadline:
+        direct = Sender(ipc(str(self.runtime_dir / "node.sock")), limit=1, identity=b"launcher")
+        direct.control(STOP)
+        direct.close(linger_ms=500)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            node.wait(max(0.0, deadline - time.monotonic()))
+        return False
+
+    def _finish_by_collector(self, deadline: float) -> bool:
+        from yprovd.transport import STOP
+
+        collector, node = self._running.get("collect"), self._running.get("node")
+        asked, node_there = 0.0, time.monotonic()
+        while self._sender is not None and collector is not None and time.monotonic() < deadline:
             if time.monotonic() > asked + 1.0:
                 self._sender.control(STOP)
                 asked = time.monotonic()
             _, answers = self._sender.receive(50)
             if any(a.body and "stopped" in a.body for a in answers):
-                self._stopped = True
                 return True
             if collector.poll() is not None:
                 return False
+            if node is not None and node.poll() is None:
+                node_there = time.monotonic()
+            elif time.monotonic() > node_there + 1.0:
+                return False  # it died without a goodbye: the collector must not wait for one
         return False
 
     def goodbye(self) -> None:
@@ -119,16 +132,6 @@ class Daemons:
             from yprovd.transport import GOODBYE
 
             self._sender.control(GOODBYE)
-
-    def _wait(self, role: str, deadline: float) -> bool:
-        daemon = self._running.get(role)
-        if daemon is None:
-            return False
-        try:
-            daemon.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return False
-        return True
 
     def archive_made(self, wait_s: float) -> int | None:
         """The status of the stitch that the collector runs, after at most `wait_s`; None while it is at work, 1 when

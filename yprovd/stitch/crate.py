@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shlex
@@ -39,7 +40,6 @@ from yprovd.stitch.states import final_state
 CONTEXT = ["https://w3id.org/ro/crate/1.1/context", "https://w3id.org/ro/terms/workflow-run/context"]
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 _YP = "https://w3id.org/yprov/ns#"
-_YPROV_URL = "https://w3id.org/yprov/"
 MOST_PARAMS = 1000
 
 #: The module `mimetypes` reads files of the machine; these are the same everywhere.
@@ -210,7 +210,7 @@ class _Crate:
         used, made = self._declared()
         failed = state != "completed"
         return self.add(
-            f"#run-{self.run_id if _plain_id(self.run_id) else slug(self.run_id)}", "CreateAction",
+            f"#run-{slug(self.run_id)}", "CreateAction",
             name=f"Run of {self.name}", description=self._command(),
             instrument=self._instrument(), agent=agent, startTime=begin, endTime=end,
             actionStatus=f"http://schema.org/{'Failed' if failed else 'Completed'}ActionStatus",
@@ -226,20 +226,21 @@ class _Crate:
         name = os.path.basename(str(part(code, "script").get("path") or (argv[0] if argv else ""))) or "command"
         url = web_address(remote)
         if url is None:
-            return self.add(f"{base_iri(self.run_id)}command", "SoftwareApplication", name=clean(name),
-                            description=self._command(), url=_YPROV_URL, softwareVersion=commit or "not recorded")
+            return self.add(f"https://w3id.org/yprov/run/{slug(self.run_id)}#command", "SoftwareApplication", name=clean(name),
+                            description=self._command(), softwareVersion=commit)
         dirty = " with uncommitted changes" if code.get("dirty") else ""
         return self.add(f"{url}/tree/{slug(commit)}" if commit else url, "SoftwareApplication", name=clean(name),
-                        url=url, softwareVersion=(commit or "not recorded") + dirty)
+                        url=url, softwareVersion=commit + dirty if commit else None)
 
     def _declared(self) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
         """(object, result): parameters, inputs and source; outputs, models and what yprov made."""
         used: list[dict[str, str]] = []
         made: list[dict[str, str]] = []
         for name, values in list(parameters_of(self.record).items())[:MOST_PARAMS]:
-            value = values[-1] if isinstance(values[-1], (str, int)) else json_text(values[-1])
-            used.append(self.add(f"#param/{slug(name)}", "PropertyValue", name=clean(name) or '""',
-                                 value=clean(value) if isinstance(value, str) else value))
+            value = values[-1]
+            if not isinstance(value, int) and not (isinstance(value, float) and math.isfinite(value)):
+                value = clean(value if isinstance(value, str) else json_text(value))
+            used.append(self.add(f"#param/{slug(name)}", "PropertyValue", name=clean(name) or '""', value=value))
         number = 0
         for versions in versions_of(self.record.files)[0]:
             for version in versions:
@@ -292,7 +293,8 @@ class _Crate:
         if not name:
             return self.add("#publisher", "Organization", name="not stated",
                             description="No organisation was named; set `organisation:` in the configuration of yprov")
-        return self.add(_address(organisation) or "#organisation", "Organization", name=clean(name))
+        address = _address(organisation)
+        return self.add(address or "#organisation", "Organization", name=clean(name), url=address)
 
     def _licence(self) -> dict[str, str]:
         text = str(self.settings.get("licence") or "")
@@ -325,10 +327,6 @@ def _is_web(text: str) -> bool:
 def _address(thing: Mapping[str, Any]) -> str | None:
     identifier = str(thing.get("id") or "")
     return identifier if _is_web(identifier) else None
-
-
-def _plain_id(text: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9-]+", text) is not None
 
 
 def _iso(ns: int) -> str:

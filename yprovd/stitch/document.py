@@ -2,8 +2,9 @@
 
 What this file guarantees, whatever names and values a job used:
 
-- Every identifier is a slug in the namespace of the run and names one record only. Two names that would share one
-  get a number behind it.
+- Every identifier is a slug in the namespace of the run (`run:ctx/training`) and names one record only. Two names
+  that would share one get a number behind it. It is a prefix and not the default namespace: with a default one,
+  `prov` (3.2.3) reads the blank nodes of RDF as names in it, and the document is no longer equal to itself.
 - Every attribute has one value (the yProv service keeps only one), absent ones are left out, and text holds only
   what XML 1.0 may hold (other characters are written as an escape, `\\u0000`).
 - The times of an activity, and of what happens in it, lie in order (PROV-CONSTRAINTS, section 6.1).

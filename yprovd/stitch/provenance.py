@@ -3,7 +3,7 @@
 A few hundred records, whatever the node count: what every node and every step did is in the Zarr store. The document
 is a pure function of the record (see `yprovd.stitch.document` for what holds for every identifier and value).
 
-    id                                  kind      is
+    id (each with the prefix `run:`)    kind      is
     run                                 activity  the wrapped command, from begin to end
     ctx/<context>[/epoch/<k>][/span/<name>]       a context, an epoch, all spans of one name
     monitoring                          activity  the daemons at work
