@@ -71,8 +71,8 @@ def trial(role: str, moment_s: float, folder: Path) -> dict[str, Any]:
     if not _wait(lambda: not _about(run_dir), 60):
         return {**result, "ok": False, "why": f"left behind: {_about(run_dir)}"}
     by_itself = (run_dir / "prov.json").exists()
-    stitched = subprocess.run([*YPROV, "stitch", str(run_dir)], capture_output=True, text=True, env=environ, check=False)
-    valid = subprocess.run([*YPROV, "validate", str(run_dir)], capture_output=True, text=True, env=environ, check=False)
+    stitched = _yprov("stitch", run_dir, environ)
+    valid = _yprov("validate", run_dir, environ)
     if stitched.returncode or valid.returncode:
         return {**result, "ok": False, "why": (stitched.stderr + valid.stdout + valid.stderr).strip()}
     found = subprocess.run([*YPROV, "show", "--json", str(run_dir)], capture_output=True, env=environ, check=True)
@@ -86,6 +86,10 @@ def trial(role: str, moment_s: float, folder: Path) -> dict[str, Any]:
     left = "a runtime directory is left" if runtime.exists() else ""
     why = "; ".join(filter(None, [missing, left, "" if state in truth else f"state {state}, true is {truth}"]))
     return {**result, "ok": not why, "state": state, "by_itself": by_itself, "why": why}
+
+
+def _yprov(word: str, run_dir: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*YPROV, word, str(run_dir)], capture_output=True, text=True, env=environ, check=False)
 
 
 def _about(run_dir: Path) -> list[str]:
@@ -148,8 +152,8 @@ def main(trials: int = 50, seed: int = 1) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="yprov-kill-") as folder:
             results.append(trial(role, rng.uniform(0.05, 3.6), Path(folder)))
         print(f"{i + 1}/{trials} {results[-1]}", file=sys.stderr)
-    return {"trials": trials, "ok": sum(r["ok"] for r in results), "by_itself": sum(bool(r.get("by_itself")) for r in results),
-            "failures": [r for r in results if not r["ok"]]}
+    return {"trials": trials, "ok": sum(r["ok"] for r in results),
+            "by_itself": sum(bool(r.get("by_itself")) for r in results), "failures": [r for r in results if not r["ok"]]}
 
 
 if __name__ == "__main__":

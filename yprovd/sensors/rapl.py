@@ -33,15 +33,14 @@ class RaplSensor:
         base = os.path.join(where.root, "sys/class/powercap")
         self._zones: list[tuple[KeptFile, Rising]] = []
         found: list[tuple[str, str, int, bool]] = []
-        refused: OSError | ValueError | None = None
+        refused: list[tuple[str, OSError | ValueError]] = []
         for zone, id in _zones(base):
             file = KeptFile(os.path.join(base, zone, "energy_uj"), 32)
             try:
                 raw = int(file.read())  # os.access says yes to root in a container, and the read then says no
             except (OSError, ValueError) as e:
                 file.close()
-                if refused is None or isinstance(e, PermissionError):
-                    refused = e
+                refused.append((file.path, e))
                 continue
             top = int(read_word(os.path.join(base, zone, "max_energy_range_uj")) or 0)
             self._zones.append((file, Rising(top + 1 if top else 0)))
@@ -103,9 +102,10 @@ def _metric(zone: str, id: str, top: int, summed: bool) -> Metric:
     return Metric("hw.energy", "J", "counter", "Energy used", 1e-6, Device("rapl", id, attributes=attributes))
 
 
-def _absence(base: str, refused: OSError | ValueError | None) -> SensorUnavailable:
-    if isinstance(refused, PermissionError):
-        return SensorUnavailable(f"{refused.filename or base} may not be read by this user", hint=_HINT)
-    if refused is not None:
-        return SensorUnavailable(f"no zone in {base} can be read: {refused}")
+def _absence(base: str, refused: list[tuple[str, OSError | ValueError]]) -> SensorUnavailable:
+    for path, error in refused:
+        if isinstance(error, PermissionError):
+            return SensorUnavailable(f"{path} may not be read by this user", hint=_HINT)
+    if refused:
+        return SensorUnavailable("{} cannot be read: {}".format(*refused[0]))
     return SensorUnavailable(f"no RAPL zone in {base} (a virtual machine, or no RAPL driver)")

@@ -16,6 +16,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -374,7 +375,7 @@ def _series(run_dir: Path, doc: dict[str, Any], problems: list[str]) -> None:
         if not hasattr(array, "shape"):
             problems.append(f"{SERIES_DIR}: `{path}` is no array")
             continue
-        _guarded(problems, f"{SERIES_DIR}: `{path}`", lambda a=array, p=path, c=claim: _one_series(a, p, c, problems))
+        _guarded(problems, f"{SERIES_DIR}: `{path}`", partial(_one_series, array, path, claim, problems))
 
 
 def _one_series(array: Any, path: str, claim: dict[str, Any], problems: list[str]) -> None:

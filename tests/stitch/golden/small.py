@@ -147,20 +147,42 @@ def small_series() -> list[Any]:
     ]
 
 
-def make_run_dir(path: Path, record: Record, attribution: Attribution) -> Path:
-    """A run's directory with files of every kind, prov.json and the crate, but without a Zarr store's series."""
+def write_store(path: Path) -> None:
+    """The store that `small_series` speaks of: integers with a sentinel, and columns of floats."""
+    import zarr
+
+    root = zarr.create_group(path)
+    cpu = root.create_array("host/cpu_utilization", shape=(2, 11), chunks=(2, 4), dtype="i2", fill_value=-32768,
+                            attributes={"units": "percent"})
+    cpu[:] = 50
+    energy = root.create_array("rapl/energy", shape=(2, 11), chunks=(1, 11), dtype="i4", fill_value=-(2**31),
+                               attributes={"units": "mJ"})
+    energy[:, 1:] = 100_000
+    loss = root.create_array("metrics/training/loss", shape=(201,), chunks=(64,), dtype="f8", fill_value=np.nan,
+                             attributes={"units": ""})
+    values = np.full(201, 1.0)
+    values[[0, 100, 200]] = 2.5, np.nan, 0.25
+    loss[:] = values
+    score = root.create_array("metrics/default/score", shape=(1,), chunks=(1,), dtype="f8", fill_value=np.nan,
+                              attributes={"units": ""})
+    score[:] = np.nan
+
+
+def make_run_dir(path: Path, record: Record | None = None) -> Path:
+    """A run's directory with files of every kind, a store, prov.json and the crate, as a stitch leaves it."""
     from yprovd.stitch.crate import build_crate
     from yprovd.stitch.provenance import build_document
 
+    record = record or small_record()
     for name, text in {
         "run.json": "{}", "logs/stdout.log": "hello\n", "source/train.py": "print()\n", "source/changes.diff": "+1\n",
         "artifacts/1.pt": "weights", "artifacts/odd näme #1?.txt": "x", "spool/a.spool": "raw",
-        "series.zarr/zarr.json": '{"zarr_format":3,"node_type":"group","attributes":{}}',
         ".prov.json.77.tmp": "half", "artifacts/.partial-1-2": "half",
     }.items():
         file_path = path / name
         file_path.parent.mkdir(parents=True, exist_ok=True)
         file_path.write_text(text, encoding="utf-8")
-    (path / "prov.json").write_bytes(build_document(record, attribution, []))
-    (path / "ro-crate-metadata.json").write_bytes(build_crate(path, record, attribution))
+    write_store(path / "series.zarr")
+    (path / "prov.json").write_bytes(build_document(record, small_attribution(), small_series()))
+    (path / "ro-crate-metadata.json").write_bytes(build_crate(path, record, small_attribution()))
     return path
