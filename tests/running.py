@@ -56,8 +56,9 @@ def only_run(cwd: Path) -> Path:
 
 
 def document(run_dir: Path) -> dict[str, Any]:
+    """prov.json with local ids: `run`, `series/host/memory_usage`..."""
     doc: dict[str, Any] = json.loads((run_dir / "prov.json").read_text())
-    return doc
+    return {kind: {i.removeprefix("run:"): r for i, r in records.items()} for kind, records in doc.items()}
 
 
 def attribute(record: dict[str, Any], name: str) -> Any:

@@ -36,7 +36,8 @@ def test_a_mistake_in_the_configuration_is_named(tmp_path: Path, settings: str, 
 
 def test_options_win_over_the_file(tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text("name: from-file\ntags: {a: 1, b: 2}\nuser: {name: Ada, id: 'x'}\n")
-    done = yprov("run", "-q", "--config", "settings.yaml", "--name", "by-hand", "--tag", "b=3", "--", "true", cwd=tmp_path)
+    done = yprov("run", "-q", "--config", "settings.yaml", "--name", "by-hand", "--tag", "b=3", "--", "true",
+                 cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     text = (only_run(tmp_path) / "run.json").read_text()
     assert "by-hand" in only_run(tmp_path).name
@@ -96,8 +97,8 @@ def test_a_damaged_archive_is_said_by_show_and_listed_by_validate(tmp_path: Path
 
 def test_inputs_and_outputs_named_on_the_command_line_are_hashed_or_excused(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("abc")
-    done = yprov("run", "-q", "--input", "in.txt", "--input", "nowhere.txt", "--output", "out.txt", "--", "cp", "in.txt",
-                 "out.txt", cwd=tmp_path)
+    done = yprov("run", "-q", "--input", "in.txt", "--input", "nowhere.txt", "--output", "out.txt", "--",
+                 "cp", "in.txt", "out.txt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     prov = (only_run(tmp_path) / "prov.json").read_text()
     assert prov.count("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad") == 2
@@ -168,7 +169,7 @@ def test_a_disk_that_stays_full_keeps_the_status_and_says_what_to_do(tmp_path: P
                     f.flush()
             except OSError:
                 pass
-        out, err = running.communicate("\n", timeout=90)
+        _, err = running.communicate("\n", timeout=90)
     assert running.returncode == 7
     assert "Traceback" not in err
     assert "yprov stitch" in err

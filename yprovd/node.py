@@ -144,7 +144,7 @@ class NodeDaemon:
         while self.facts:
             frames.append(self.packer.json(Kind.FACTS, self.facts.popleft()))
         if self.sender.pushed_out > self.lost_before:
-            loss = {"frames": 0, "pushed_out": self.sender.pushed_out, "why": "the collector did not answer"}
+            loss = {"pushed_out": self.sender.pushed_out, "why": "the collector did not answer"}
             self.lost_before = self.sender.pushed_out  # the gap in the numbers counts them; this says why
             frames.append(self.packer.json(Kind.LOSS, loss))
         if frames:

@@ -114,12 +114,13 @@ def still_going(run_dir: Path, config: RunConfig) -> bool:
 
 @dataclass(frozen=True)
 class RunView:
-    """One run as `show` and `ls` tell it. `run` holds the attributes of prov.json's run activity, without prefixes."""
+    """One run as `show` and `ls` tell it. `records`: activities and entities of prov.json by their local id; `run`: the
+    attributes of the run's activity, without prefixes."""
 
     directory: Path
     config: RunConfig
     state: str
-    document: dict[str, Any]
+    records: dict[str, dict[str, Any]]
     run: dict[str, Any]
 
 
@@ -129,15 +130,22 @@ def view(run_dir: Path) -> RunView:
     path = run_dir / PROV_FILE
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        run = {k.rpartition(":")[2]: value_of(v) for k, v in document["activity"]["run"].items()}
+        records = {kind: {i.removeprefix("run:"): r for i, r in document.get(kind, {}).items()}
+                   for kind in ("activity", "entity")}
+        run = plain(records["activity"]["run"])
     except FileNotFoundError:
         state = "running" if still_going(run_dir, config) else "not stitched"
-        return RunView(run_dir, config, state, {}, {})
+        return RunView(run_dir, config, state, {"activity": {}, "entity": {}}, {})
     except OSError as e:
         raise YprovError(f"cannot read `{path}`: {e.strerror}") from None
     except (ValueError, KeyError, AttributeError, TypeError):
         raise YprovError(f"`{path}` is damaged", hint=f"yprov validate {run_dir}") from None
-    return RunView(run_dir, config, str(run.get("state", "incomplete")), document, run)
+    return RunView(run_dir, config, str(run.get("state", "incomplete")), records, run)
+
+
+def plain(record: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of a record by their local names, as plain values."""
+    return {k.rpartition(":")[2]: value_of(v) for k, v in record.items()}
 
 
 def value_of(value: Any) -> Any:

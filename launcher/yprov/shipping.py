@@ -46,8 +46,8 @@ class Shipper:
             frames.append(pack.json(Kind.EVENTS, rows[i:i + ROWS_PER_FRAME]))
         if dropped + self._sender.pushed_out > self._lost:
             self._lost = dropped + self._sender.pushed_out
-            frames.append(pack.json(Kind.LOSS, {"frames": 0, "events": dropped, "why": "the process's queue was full",
-                                                "pushed_out": self._sender.pushed_out}))
+            frames.append(pack.json(Kind.LOSS, {"events": dropped, "pushed_out": self._sender.pushed_out,
+                                                "why": "events came faster than they could be sent"}))
         if frames or (sync and self.waiting):
             if not self._announced:
                 frames.insert(0, pack.json(Kind.SOURCE, _about()))

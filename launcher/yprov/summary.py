@@ -6,21 +6,17 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from yprov.runs import RunView, value_of
+from yprov.runs import RunView, plain
 
 _MOST_METRICS = 8
-
-
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    return {k.rpartition(":")[2]: value_of(v) for k, v in record.items()}
 
 
 def facts(view: RunView) -> dict[str, Any]:
     """What `yprov show --json` prints: state, duration, energy and why it is absent, peak memory, contexts with their
     epochs' number, last value of each metric, parameters, nodes, losses. Figures in s, J, bytes; None: absent."""
     run = view.run
-    entities = {k: _plain(v) for k, v in view.document.get("entity", {}).items() if isinstance(v, dict)}
-    activities = {k: _plain(v) for k, v in view.document.get("activity", {}).items() if isinstance(v, dict)}
+    entities = {k: plain(v) for k, v in view.records["entity"].items() if isinstance(v, dict)}
+    activities = {k: plain(v) for k, v in view.records["activity"].items() if isinstance(v, dict)}
     energy, nodes = entities.get("energy", {}), entities.get("nodes", {})
     contexts = {}
     for name, a in activities.items():

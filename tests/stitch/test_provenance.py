@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -21,8 +22,8 @@ from prov.serializers.provjson import ProvJSONSerializer
 
 from tests.stitch.golden.small import (
     RUN_ID,
-    S,
     T0,
+    S,
     account,
     config,
     file,
@@ -168,8 +169,6 @@ def test_run_record_of_another_shape_does_no_harm() -> None:
 
 def test_contexts_are_started_by_the_run_and_epochs_lie_in_their_context() -> None:
     doc = built()
-    assert ("run:ctx/training", "run:command", "run:run") in edges(doc, "wasStartedBy", "activity", "trigger", "starter") \
-        if all("prov:starter" in r for r in doc["wasStartedBy"].values()) else True
     started = {r["prov:activity"]: r for r in doc["wasStartedBy"].values()}
     assert started["run:ctx/training"]["prov:trigger"] == "run:command"
     assert started["run:ctx/training"]["prov:starter"] == "run:run"
@@ -322,8 +321,8 @@ def test_run_id_that_is_no_uuid_makes_an_iri() -> None:
 
 def test_hosts_are_written_as_slurm_writes_them() -> None:
     assert host_list(["n3", "n1", "n2", "n9", "login"]) == "login,n[1-3,9]"
-    assert host_list(["x01-y07", "x01-y08", "a10"]) == "a10,x[01]-y07,x[01]-y08" or host_list(["a10"]) == "a10"
-    assert host_list(["n08", "n09", "n10", "n8"]) == "n[08-10],n8"
+    assert host_list(["x01-y07", "x01-y08", "a10"]) == "a10,x01-y[07-08]"
+    assert host_list(["n08", "n09", "n10", "n8"]) == "n8,n[08-10]"
 
 
 def test_slugs_of_long_names_are_short_and_differ() -> None:
@@ -350,12 +349,13 @@ ODD = st.one_of(
 def test_any_name_gives_a_valid_document(names: list[str], value: Any) -> None:
     record = small_record()
     record.params = [Param(n, value, 0, T0) for n in names]
-    record.files = [file(role, n, 1.0, path=n, context=names[0]) for n in names for role in ("input", "output", "model")]
+    record.files = [file(role, n, 1.0, path=n, context=names[0])
+                    for n in names for role in ("input", "output", "model")]
     record.run["config"]["name"] = names[0]
     record.run["config"]["run_id"] = names[-1]
     record.run["user"] = names[0]
     record.run["environment"] = dict.fromkeys(names, names[0])
-    accounts = [account(()  , 0, 10)]
+    accounts = [account((), 0, 10)]
     for n in dict.fromkeys(names):
         accounts += [account((f"ctx/{n}",), 1, 9), account((f"ctx/{n}", "epoch/3"), 1, 3),
                      account((f"ctx/{n}", f"span/{n}"), 1, 2)]
@@ -369,5 +369,12 @@ def test_any_name_gives_a_valid_document(names: list[str], value: Any) -> None:
     assert ProvDocument.deserialize(content=doc.serialize(format="provn"), format="provn") == doc
 
 
-def test_building_loads_no_serializer_that_is_not_needed() -> None:
-    assert "prov.serializers.provrdf" not in sys.modules or importlib.util.find_spec("rdflib") is not None
+def test_building_loads_only_the_json_serializer() -> None:
+    """The others cost 0.1 s of imports, at the end of every run."""
+    code = ("import sys, yprovd.stitch.provenance, yprovd.stitch.crate\n"
+            "from tests.stitch.golden.small import *\n"
+            "yprovd.stitch.provenance.build_document(small_record(), small_attribution(), small_series())\n"
+            "print([m for m in sys.modules if m.startswith(('prov.serializers.', 'lxml', 'rdflib', 'zarr'))])")
+    root = Path(__file__).parents[2]
+    out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "['prov.serializers.provjson']"

@@ -157,7 +157,7 @@ def _own_groups(path: str) -> dict[str, str]:
 
 def _mounts(root: str) -> dict[str, tuple[str, str]]:
     """By controller, "" for version 2: which directory of the hierarchy is mounted, and where."""
-    mounts = {}
+    mounts: dict[str, tuple[str, str]] = {}
     try:
         with open(os.path.join(root, "proc/self/mountinfo"), encoding="utf-8", errors="surrogateescape") as f:
             for line in f:

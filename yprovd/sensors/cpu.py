@@ -1,4 +1,7 @@
-"""The node's CPUs: time by state, utilization, frequency, load. Source: /proc/stat (proc(5)), cpufreq, /proc/loadavg."""
+"""The node's CPUs: time by state, utilization, frequency, load.
+
+Sources: /proc/stat and /proc/loadavg (proc(5)), cpufreq's scaling_cur_freq (kHz).
+"""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class DiskSensor:
         names = [name for name in names if _is_whole_disk(block, name.decode())]
         if not names:
             self.close()
-            raise SensorUnavailable(f"no disk in {self._file.path} (diskless node, or all of it loop devices and memory)")
+            raise SensorUnavailable(f"no disk in {self._file.path} (a diskless node?)")
         self._at = {name: i * len(_COLUMNS) for i, name in enumerate(names)}
         self._counters = [Rising() for _ in names for _ in _COLUMNS]
         self.metrics = tuple(

@@ -28,7 +28,7 @@ class KeptFile:
         self._fd = -1
 
     def read(self) -> bytes:
-        """The first `size` bytes, with one system call: for a file that is one record, or of which the head is enough."""
+        """The first `size` bytes, by one system call: for one record, or where the head of the file is enough."""
         if self._fd >= 0:
             try:
                 return os.pread(self._fd, self._size, 0)

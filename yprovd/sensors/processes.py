@@ -45,7 +45,7 @@ _PASSES = 4
 _METRICS = (
     Metric("process.cpu.time", "s", "counter", "CPU time of the job's processes, ended ones included", 0.01),
     Metric("process.memory.rss", "By", "gauge", "Resident memory, shared pages counted in every process", 1024),
-    Metric("process.memory.pss", "By", "gauge", "Resident memory, shared pages divided; every 30 s, held between", 1024),
+    Metric("process.memory.pss", "By", "gauge", "Resident memory, shared pages divided up; each 30 s", 1024),
     Metric("process.count", "{process}", "gauge", "Live processes of the job", 1),
     Metric("process.threads", "{thread}", "gauge", "Their threads", 1),
     Metric("process.io.read", "By", "counter", "Bytes read by system calls: files, network file systems, pipes", 1),
@@ -117,6 +117,7 @@ class ProcessesSensor:
         self._lost_cpu = 0
         self._lost_io = list(_NO_IO)
         self._total = [0] * 5
+        self._readable = True
         self._pss, self._pss_due, self._pss_period = math.nan, math.inf, _PSS_PERIOD_S
 
     def read(self) -> Sequence[float]:
@@ -212,21 +213,21 @@ class ProcessesSensor:
             self._lost_io = [a + b for a, b in zip(self._lost_io, left[1:], strict=True)]
 
     def _sums(self, now: float) -> list[float]:
-        cpu, rss, count, threads, io = self._lost_cpu, 0, 0, 0, self._lost_io
-        readable = not self._tracked or any(io)
+        cpu, rss, count, threads = self._lost_cpu, 0, 0, 0
+        io_of = [p.io for p in self._tracked.values() if p.io is not None]
+        if self._tracked and not any(self._total[1:]):
+            self._readable = bool(io_of)
         for p in self._tracked.values():
             cpu += p.cpu
             if p.state != b"Z":  # a zombie has its CPU time still, but no memory
                 rss, count, threads = rss + p.rss, count + 1, threads + p.threads
-            if p.io is not None:
-                readable = True
-                io = [a + b for a, b in zip(io, p.io, strict=True)]
+        io = [sum(column) for column in zip(self._lost_io, *io_of, strict=True)]
         # What can step back all the same (a process whose io became unreadable before it was reaped) is held.
         self._total = [max(a, b) for a, b in zip(self._total, (cpu, *io), strict=True)]
         if now >= self._pss_due:
             self._pss = self._measure_pss()
             self._pss_due = now + self._pss_period
-        counted = [float(n) for n in self._total[1:]] if readable else [math.nan] * 4
+        counted = [float(n) for n in self._total[1:]] if self._readable else [math.nan] * 4
         return [self._total[0] * _TICK, rss * _PAGE, self._pss if count else math.nan, count, threads, *counted]
 
     def _measure_pss(self) -> float:

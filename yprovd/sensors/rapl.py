@@ -78,7 +78,7 @@ def _zones(base: str) -> list[tuple[str, str]]:
         return []
     zones: dict[str, str] = {}
     for driver in ("intel-rapl", "intel-rapl-mmio"):
-        ours = sorted((e for e in listed if e.startswith(f"{driver}:")), key=lambda e: [int(n) for n in e.split(":")[1:]])
+        ours = sorted((e for e in listed if e.startswith(f"{driver}:")), key=_numbers)
         taken = set(zones)
         for zone in ours:
             id = _id(base, zone)
@@ -86,6 +86,10 @@ def _zones(base: str) -> list[tuple[str, str]]:
                 continue
             zones[id if id not in zones else f"{id}-zone{zone.partition(':')[2]}"] = zone
     return [(zone, id) for id, zone in zones.items()]
+
+
+def _numbers(zone: str) -> list[int]:
+    return [int(n) for n in zone.split(":")[1:]]
 
 
 def _id(base: str, zone: str) -> str:

@@ -226,8 +226,8 @@ class _Crate:
         name = os.path.basename(str(part(code, "script").get("path") or (argv[0] if argv else ""))) or "command"
         url = web_address(remote)
         if url is None:
-            return self.add(f"https://w3id.org/yprov/run/{slug(self.run_id)}#command", "SoftwareApplication", name=clean(name),
-                            description=self._command(), softwareVersion=commit)
+            return self.add(f"https://w3id.org/yprov/run/{slug(self.run_id)}#command", "SoftwareApplication",
+                            name=clean(name), description=self._command(), softwareVersion=commit)
         dirty = " with uncommitted changes" if code.get("dirty") else ""
         return self.add(f"{url}/tree/{slug(commit)}" if commit else url, "SoftwareApplication", name=clean(name),
                         url=url, softwareVersion=commit + dirty if commit else None)

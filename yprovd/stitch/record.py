@@ -9,7 +9,7 @@ RUN     config (`RunConfig.to_json`), started_ns, user, uid, environment {...}, 
 END     state, reason, exit_code?, signal?, ended_ns, rusage? {user_s, system_s, max_rss_bytes}
 FILE    t, role ("input"|"output"|"model"|"code"), path, name, context?, epoch?, copy: a declaration
 FACTS   path, t (of the declaration), source (of the declaration, hex), size?, sha256?, modified_ns?, stored?, reason?
-LOSS    frames, why; source? (hex; whose frames)
+LOSS    events (calls that the source has left out so far), pushed_out (frames given up; the gap counts them), why
 NOTE    text, t: something that happened to the run (a daemon started again)
 EVENTS  {"e": "param", t, name, value}; {"e": "begin", t, id, parent, kind ("context"|"epoch"|"span"), name, context,
         epoch}; {"e": "end", t, id}; {"e": "event", t, name, attributes, context, epoch};
@@ -145,7 +145,7 @@ class MetricTable:
 
 @dataclass
 class Record:
-    """Everything that a spool says, in a fixed order. `lost_frames`: gaps in the sequence numbers and LOSS reports;
+    """Everything that a spool says, in a fixed order. `lost_frames`: gaps in the sequence numbers;
     `damaged_bytes`: passed over in the files, `torn_bytes` of them at a file's end (normal after a kill)."""
 
     run: dict[str, Any]
@@ -259,7 +259,10 @@ def _ordered(reading: _Reading) -> Record:
     run: dict[str, Any] = {}
     for _source, _frame, value in reading.of_kind(Kind.RUN):
         run.update(value)
-    losses = [value for _s, _f, value in reading.of_kind(Kind.LOSS)]
+    for source, _frame, value in reading.of_kind(Kind.LOSS):
+        if source in index:
+            process = processes[index[source]]
+            process.dropped = max(process.dropped, int(value.get("events", 0)))
     return Record(
         run=run,
         end=end or None,
@@ -273,7 +276,7 @@ def _ordered(reading: _Reading) -> Record:
         notes=[{**value, "wall_ns": frame.wall_ns} for _s, frame, value in reading.of_kind(Kind.NOTE)],
         first_ns=reading.first_ns,
         last_ns=reading.last_ns,
-        lost_frames=reading.lost() + sum(int(x.get("frames", 0)) for x in losses),
+        lost_frames=reading.lost(),
     )
 
 

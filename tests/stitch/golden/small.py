@@ -153,10 +153,10 @@ def write_store(path: Path) -> None:
 
     root = zarr.create_group(path)
     cpu = root.create_array("host/cpu_utilization", shape=(2, 11), chunks=(2, 4), dtype="i2", fill_value=-32768,
-                            attributes={"units": "percent"})
+                            attributes={"units": "percent", "_FillValue": -32768})
     cpu[:] = 50
     energy = root.create_array("rapl/energy", shape=(2, 11), chunks=(1, 11), dtype="i4", fill_value=-(2**31),
-                               attributes={"units": "mJ"})
+                               attributes={"units": "mJ", "_FillValue": -(2**31)})
     energy[:, 1:] = 100_000
     loss = root.create_array("metrics/training/loss", shape=(201,), chunks=(64,), dtype="f8", fill_value=np.nan,
                              attributes={"units": ""})

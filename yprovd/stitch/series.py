@@ -1,0 +1,404 @@
+"""series.zarr: every series of a run as a Zarr v3 store that xarray opens. Format `yprov-series`, version 1.
+
+    host/                  (node, time)    metrics of the nodes themselves
+    gpu/ disk/ rapl/ ...   (device, time)  one group per device class, with `device`, `node`, `device_name`
+    clock/offset_us        (node, time)    when each node really sampled, in microseconds after the tick
+    metrics/<context>/     (row)           what the script logged: step, epoch, rank, time, a column per metric
+    spans/ events/         (row)           every begin and end, every event, of every process
+    nodes/ processes/      (node) (process)
+
+One array per metric whatever the number of nodes and devices. `time` is the nominal grid, the same for all groups of
+one rate; a second rate has groups of its own (`gpu_0.1s`). Units: `yprovd.stitch.align.STORAGE`. A counter is stored
+as `<name>_increment` and `<name>_start`. What is missing is the least integer of the type, in `_FillValue` and in the
+Zarr fill value, or NaN.
+
+Contexts and names of metrics are percent-encoded only where a path needs it: `urllib.parse.unquote` gives the name
+back. A long column of short decimals is stored as integers with the attribute `decimals` = k: the logged float64 is
+exactly `stored / 10**k`; what xarray makes of `scale_factor` is within one unit in the last place.
+
+Nothing of the machine or time of the stitch is in it: one spool, one store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yprovd.stitch.align import (
+    STORAGE,
+    Figures,
+    Group,
+    figures_of,
+    groups_of,
+    integers,
+    storage_of,
+    stored_counter,
+    stored_gauge,
+)
+from yprovd.stitch.attribution import Attribution
+from yprovd.stitch.document import json_text
+from yprovd.stitch.record import F64, I64, MetricTable, Process, Record
+from yprovd.stitch.storage import Store, sentinel, text
+from yprovd.wire import NO_STEP
+
+__all__ = ["STORAGE", "SeriesInfo", "encoded", "write_series"]
+
+EPOCH = "since 1970-01-01T00:00:00Z"
+#: From how many rows on a column is worth looking at for a smaller form.
+LARGE = 4096
+#: Bytes of a percent-encoded name; file systems allow 255.
+LONGEST = 200
+GROUPS = frozenset({"host", "clock", "metrics", "spans", "events", "nodes", "processes"})
+_COORDINATES = frozenset({"time", "node", "hostname", "device", "device_name", "device_attributes"})
+_COLUMNS = frozenset({"step", "epoch", "rank", "time", "row"})
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\%]")
+
+
+@dataclass(frozen=True)
+class SeriesInfo:
+    """One data array of the store: `name` is its path, `metric` what it is called elsewhere. `unit` and the figures
+    are those of the array (of the increments, for a counter; `total` is then their sum). `count`: values that came,
+    `non_finite` of them NaN or infinite as the script logged them; `missing`: cells without a value. None: absent."""
+
+    group: str
+    name: str
+    metric: str
+    context: str | None
+    unit: str
+    source: str
+    count: int
+    missing: int
+    non_finite: int
+    min: float | None
+    mean: float | None
+    max: float | None
+    last: float | None
+    total: float | None = None
+
+
+def write_series(record: Record, attribution: Attribution, path: Path) -> list[SeriesInfo]:
+    """Write the store into the new folder `path`; what is in it. Raises OSError when the disk does."""
+    config = record.run.get("config")
+    title = config.get("name") if isinstance(config, dict) else None
+    store = Store(path, {"Conventions": "CF-1.11", "title": text(str(title or "")), "format": "yprov-series",
+                         "version": 1})
+    infos: list[SeriesInfo] = []
+    groups = groups_of(record.nodes)
+    for group in groups:
+        suffix = "" if group.interval_ns == groups[0].interval_ns else f"_{group.interval_ns / 1e9:g}s"
+        infos += _write_group(store, record, group, suffix)
+    infos += _write_metrics(store, record.metrics, record.processes)
+    _write_spans(store, record, attribution)
+    _write_events(store, record)
+    _write_nodes(store, record)
+    store.close()
+    return infos
+
+
+def encoded(name: str, reserved: Iterable[str] = ()) -> str:
+    """A name as one component of a path, such that `unquote` gives it back. Only an empty or very long name cannot be
+    given back; it is told apart by a hash."""
+    name = text(name)
+    out = _UNSAFE.sub(lambda m: "".join(f"%{b:02X}" for b in m[0].encode()), name)
+    if out.startswith((".", "__")) or out in reserved or out == "zarr.json":
+        out = f"%{ord(out[0]):02X}{out[1:]}"
+    if not out or len(out.encode()) > LONGEST:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        out = out.encode()[:LONGEST - 17].decode(errors="ignore").rpartition("%")[0] + "~" + digest
+    return out
+
+
+def _times(store: Store, path: str, wall_ns: I64, dim: str, name: str, *, missing: bool = False) -> None:
+    """Times as integers, in nanoseconds, or many of them in the coarsest unit that is exact for all."""
+    units = "nanoseconds"
+    if len(wall_ns) >= LARGE and not missing:
+        for unit, size in (("seconds", 10**9), ("milliseconds", 10**6), ("microseconds", 10**3)):
+            if not np.any(wall_ns % size):
+                units, wall_ns = unit, wall_ns // size
+                break
+    store.array(path, wall_ns, (dim,), fill=missing, units=f"{units} {EPOCH}", long_name=name,
+                calendar="proleptic_gregorian")
+
+
+# what the sensors delivered
+
+
+def _write_group(store: Store, record: Record, group: Group, suffix: str) -> list[SeriesInfo]:
+    """A group of one device class, and `clock` beside the group of the nodes."""
+    nodes = np.array([node for node, _device in group.rows], dtype=np.int32)
+    if not group.cls:
+        late, _missing = integers(group.offsets(), "i4")
+        clock = f"clock{suffix}"
+        _grid(store, group, clock, nodes, record)
+        store.array(f"{clock}/offset_us", late, ("node", "time"), fill=late.dtype.kind == "i", units="us",
+                    long_name="when the sensors were read, after the tick of the grid", coordinates="hostname")
+    if not group.metrics:
+        return []
+    name = (encoded(group.cls, GROUPS) if group.cls else "host") + suffix
+    dims, coordinates = _grid(store, group, name, nodes, record)
+    taken = set(_COORDINATES)
+    infos: list[SeriesInfo] = []
+    for metric, values in group.blocks():
+        unit = storage_of(metric)
+        counter = metric.kind == "counter"
+        short = metric.name.removeprefix("system.").removeprefix("hw.").replace(".", "_")
+        array = base = encoded(short)
+        number = 1
+        while not taken.isdisjoint({array, f"{array}_increment", f"{array}_start"} if counter else {array}):
+            number += 1
+            array = f"{base}_{number}"
+        about = {"units": unit.units, "metric": metric.name, "coordinates": coordinates}
+        if counter:
+            cells, start, resets, figures = stored_counter(values, unit)
+            store.array(f"{name}/{array}_start", start, dims[:1], fill=start.dtype.kind == "i", units=unit.units,
+                        metric=metric.name, long_name=f"first value: {metric.description}", coordinates=coordinates)
+            taken.add(f"{array}_start")
+            array += "_increment"
+            about |= {"long_name": f"growth since the value before: {metric.description}",
+                      "cell_methods": "time: sum", "resets": resets}
+        else:
+            cells, figures = stored_gauge(values, unit)
+            about |= {"long_name": metric.description, "cell_methods": "time: point"}
+        taken.add(array)
+        store.array(f"{name}/{array}", cells, dims, fill=cells.dtype.kind == "i", **about)
+        infos.append(SeriesInfo(name, f"{name}/{array}", metric.name, None, unit.units, "yprov", non_finite=0,
+                                **asdict(figures)))
+    return infos
+
+
+def _grid(store: Store, group: Group, name: str, nodes: Any, record: Record) -> tuple[tuple[str, str], str]:
+    """Make the group and its coordinates: (dimensions, what else describes a row)."""
+    store.group(name, {"interval_seconds": group.interval_ns / 1e9})
+    grid = group.start_ns + group.interval_ns * np.arange(group.slots, dtype=np.int64)
+    _times(store, f"{name}/time", grid, "time", "tick of the grid")
+    store.array(f"{name}/node", nodes, ("device" if group.cls and name[:5] != "clock" else "node",),
+                long_name="index of the node in the group `nodes`")
+    if not group.cls:
+        store.array(f"{name}/hostname", [record.nodes[i].host for i in nodes], ("node",), long_name="host name")
+        return ("node", "time"), "hostname"
+    devices = [device for _node, device in group.rows if device is not None]
+    store.array(f"{name}/device", [d.id for d in devices], ("device",), long_name="identity of the device")
+    store.array(f"{name}/device_name", [d.name for d in devices], ("device",), long_name="name of the device")
+    coordinates = "node device_name"
+    if any(d.attributes for d in devices):
+        store.array(f"{name}/device_attributes", [json_text(dict(d.attributes)) for d in devices], ("device",),
+                    long_name="what else is known of the device, as JSON")
+        coordinates += " device_attributes"
+    return ("device", "time"), coordinates
+
+
+# what the script logged
+
+
+def _write_metrics(store: Store, table: MetricTable, processes: list[Process]) -> list[SeriesInfo]:
+    if not len(table.key):
+        return []
+    store.group("metrics")
+    contexts: dict[str | None, int] = {}
+    names: dict[str, int] = {}
+    of_context = np.array([contexts.setdefault(c, len(contexts)) for _n, c, _e in table.keys])
+    of_name = np.array([names.setdefault(n, len(names)) for n, _c, _e in table.keys])
+    of_epoch = np.array([NO_STEP if e is None else e for _n, _c, e in table.keys], dtype=np.int64)
+    ranks = np.array([i if p.rank is None else p.rank for i, p in enumerate(processes)], dtype=np.int32)
+    context, listed = of_context[table.key], list(names)
+    infos: list[SeriesInfo] = []
+    for c, name in enumerate(sorted(contexts, key=lambda n: (n is not None, n or ""))):
+        which = np.flatnonzero(context == contexts[name]) if len(contexts) > 1 else slice(None)
+        key = table.key[which]
+        calls = _Calls(table.process[which], table.step[which], of_epoch[key], of_name[key], table.wall_ns[which],
+                       table.value[which])
+        group = "metrics/" + ("run" if name is None else encoded(name, {"run"}))
+        store.group(group, {"context": text(name)} if name is not None else {})
+        infos += _write_table(store, group, name, calls, listed, ranks)
+    return infos
+
+
+@dataclass
+class _Calls:
+    """Calls of `log_metric` in one context, as columns of one length, in the order in which they were made."""
+
+    process: I64
+    step: I64
+    epoch: I64
+    metric: I64
+    wall_ns: I64
+    value: F64
+
+
+def _ids(*columns: I64) -> I64:
+    """One number for each different combination, in the order of their values (the first column counts most)."""
+    changes = np.zeros(len(columns[0]), dtype=bool)
+    changes[0] = True
+    for column in columns:
+        changes[1:] |= column[1:] != column[:-1]
+    starts = np.flatnonzero(changes)  # calls come in runs: sort one of each
+    heads = [column[starts] for column in columns]
+    order = np.lexsort(heads[::-1])
+    new = np.zeros(len(starts), dtype=bool)
+    for head in heads:
+        new[1:] |= head[order][1:] != head[order][:-1]
+    ids = np.empty(len(starts), dtype=np.int64)
+    ids[order] = np.cumsum(new)
+    return np.repeat(ids, np.diff(starts, append=len(changes)))
+
+
+def _rows(group: I64, metric: I64) -> tuple[I64, I64]:
+    """(order, first): the calls sorted by `group`, and where in that order each row begins. Within a group, a call
+    goes into the row that is open; a metric that the row has already opens the next one."""
+    order = np.arange(len(group)) if np.all(group[1:] >= group[:-1]) else np.argsort(group, kind="stable")
+    group, metric = group[order], metric[order]
+    both = group * (int(metric.max()) + 1) + metric
+    ends = np.append(np.flatnonzero(group[1:] != group[:-1]) + 1, len(group))
+    if np.all(both[1:] > both[:-1]):
+        return order, np.concatenate(([0], ends[:-1]))
+    # The next call of the same metric in the same group, or the group's end; the row that begins at i ends before
+    # the first of these of all calls from i on.
+    following = np.repeat(ends, np.diff(ends, prepend=0))
+    by_both = np.argsort(both, kind="stable")
+    again = both[by_both][1:] == both[by_both][:-1]
+    following[by_both[:-1][again]] = by_both[1:][again]
+    until = np.minimum.accumulate(following[::-1])[::-1].tolist()
+    first = [0]
+    while (at := until[first[-1]]) < len(until):
+        first.append(at)
+    return order, np.array(first)
+
+
+def _write_table(
+    store: Store, group: str, context: str | None, calls: _Calls, names: list[str], ranks: Any
+) -> list[SeriesInfo]:
+    order, first = _rows(_ids(calls.process, calls.step, calls.epoch), calls.metric)
+    n = len(first)
+    time = np.minimum.reduceat(calls.wall_ns[order], first)
+    rank = ranks[calls.process[order[first]]]
+    sort = np.lexsort((rank, time))
+    position = np.empty(n, dtype=np.int64)
+    position[sort] = np.arange(n)
+    row = np.empty(len(order), dtype=np.int64)
+    row[order] = np.repeat(position, np.diff(first, append=len(order)))
+    heads = order[first][sort]
+    for name, column in (("step", calls.step[heads]), ("epoch", calls.epoch[heads])):
+        store.array(f"{group}/{name}", column, ("row",), fill=bool(np.any(column == NO_STEP)), long_name=name)
+    store.array(f"{group}/rank", rank[sort], ("row",), long_name="rank of the process, else its index")
+    _times(store, f"{group}/time", time[sort], "row", "first call of the row")
+    by_metric = np.argsort(calls.metric.astype(np.uint32), kind="stable") if len(names) > 1 else np.arange(len(order))
+    ends = np.cumsum(np.bincount(calls.metric, minlength=len(names)))
+    infos: list[SeriesInfo] = []
+    for m, name in enumerate(names):
+        mine = by_metric[ends[m - 1] if m else 0:ends[m]]
+        if not len(mine):
+            continue
+        column = np.full(n, np.nan)
+        column[row[mine]] = calls.value[mine]
+        path = f"{group}/{encoded(name, _COLUMNS)}"
+        non_finite = _write_column(store, path, name, column, len(mine))
+        figures = figures_of(column[np.isfinite(column)], n - len(mine))
+        infos.append(SeriesInfo(group, path, name, context, "", "script", non_finite=non_finite,
+                                **asdict(figures) | {"count": len(mine)}))
+    return infos
+
+
+def _write_column(store: Store, path: str, name: str, column: F64, logged: int) -> int:
+    """How many of the logged values are not finite. Those cannot stand in an integer column."""
+    finite = np.isfinite(column)
+    values = column if finite.all() else column[finite]
+    places = _decimals(values) if len(column) >= LARGE and logged == len(values) else None
+    if places is None:
+        store.array(path, column, ("row",), long_name=name)
+    else:
+        cells = np.full(len(column), sentinel("i4"), dtype=np.int32)
+        cells[finite] = np.rint(values * 10.0**places)
+        scale = {"scale_factor": 10.0**-places, "decimals": places} if places else {}
+        store.array(path, cells, ("row",), fill=True, long_name=name, **scale)
+    return logged - len(values)
+
+
+def _decimals(values: F64) -> int | None:
+    """The least k up to 6 such that each value is exactly a 32-bit integer divided by 10**k; None without one."""
+    def fits(sample: F64, k: int) -> bool:
+        whole = np.rint(sample * 10.0**k)
+        return bool(np.all(np.abs(whole) < 2.0**31) and np.array_equal(whole / 10.0**k, sample))
+
+    if np.any(np.signbit(values[values == 0])):
+        return None  # -0.0
+    probe = values[::max(1, len(values) // 500)]
+    return next((k for k in range(7) if fits(probe, k) and fits(values, k)), None)
+
+
+# what happened, and where
+
+
+def _write_spans(store: Store, record: Record, attribution: Attribution) -> None:
+    spans = record.spans
+    if not spans:
+        return
+    store.group("spans")
+    row = ("row",)
+    ranks = [-1 if (r := p.rank) is None else r for p in record.processes]
+    store.array("spans/process", np.array([s.process for s in spans], dtype=np.int32), row,
+                long_name="index of the process in the group `processes`")
+    store.array("spans/rank", np.array([ranks[s.process] for s in spans], dtype=np.int32), row, long_name="rank, or -1")
+    for name in ("kind", "name", "context"):
+        store.array(f"spans/{name}", [getattr(s, name) or "" for s in spans], row, long_name=name)
+    _optional(store, "spans/epoch", [s.epoch for s in spans])
+    for name in ("id", "parent"):
+        store.array(f"spans/{name}", np.array([getattr(s, name) for s in spans], dtype=np.int64), row,
+                    long_name=f"{name} within the process")
+    _times(store, "spans/begin", np.array([s.begin_wall_ns for s in spans]), "row", "begin")
+    ends = np.array([NO_STEP if s.end_wall_ns is None else s.end_wall_ns for s in spans])
+    _times(store, "spans/end", ends, "row", "end, missing when the process never said so", missing=True)
+    for name, units, values in (
+        ("duration", "s", attribution.span_duration_s), ("energy", "J", attribution.span_energy_j),
+        ("cpu_time", "s", attribution.span_cpu_s), ("memory_peak", "byte", attribution.span_peak_bytes),
+    ):
+        store.array(f"spans/{name}", np.array(values, dtype=np.float64), row, units=units, long_name=name)
+
+
+def _optional(store: Store, path: str, values: list[int | None], dim: str = "row", **attributes: Any) -> None:
+    """Integers of which some are missing."""
+    column = np.array([sentinel("i8") if v is None else v for v in values], dtype=np.int64)
+    store.array(path, column, (dim,), fill=True, long_name=path.rpartition("/")[2], **attributes)
+
+
+def _write_events(store: Store, record: Record) -> None:
+    events = record.events
+    if not events:
+        return
+    store.group("events")
+    _times(store, "events/time", np.array([e.wall_ns for e in events]), "row", "time")
+    store.array("events/process", np.array([e.process for e in events], dtype=np.int32), ("row",),
+                long_name="index of the process in the group `processes`")
+    for name, values in (
+        ("name", [e.name for e in events]), ("context", [e.context or "" for e in events]),
+        ("attributes", [json_text(e.attributes) for e in events]),
+    ):
+        store.array(f"events/{name}", values, ("row",), long_name=name)
+    _optional(store, "events/epoch", [e.epoch for e in events])
+
+
+def _write_nodes(store: Store, record: Record) -> None:
+    if record.nodes:
+        store.group("nodes")
+        for name, values in (
+            ("hostname", [n.host for n in record.nodes]), ("boot_id", [n.boot_id for n in record.nodes]),
+            ("facts", [json_text(n.facts) for n in record.nodes]),
+        ):
+            store.array(f"nodes/{name}", values, ("node",), long_name=name)
+        for name, units in (("logical_cpus", "1"), ("memory_bytes", "byte")):
+            numbers = [f if isinstance(f := n.facts.get(name), int) else None for n in record.nodes]
+            if any(f is not None for f in numbers):
+                _optional(store, f"nodes/{name}", numbers, "node", units=units)
+    if record.processes:
+        store.group("processes")
+        store.array("processes/host", [p.host for p in record.processes], ("process",), long_name="host name")
+        for name in ("pid", "rank", "node", "logged", "received", "dropped"):
+            _optional(store, f"processes/{name}", [getattr(p, name) for p in record.processes], "process")
+
+
+_FIGURES = Figures
