@@ -25,7 +25,7 @@ from yprovd.spool import SpoolWriter
 from yprovd.transport import DATA, GOODBYE, QUESTION, REPLY, STOP, Receiver, ipc, wait_readable
 from yprovd.wire import Kind, Packer, new_source
 
-#: Frames are synced to disk at most this often, unless a sender asks for it.
+#: Frames are synced to disk at most this often, unless a sender asks for it; the first after a pause at once.
 SYNC_S = 0.2
 #: How long the nodes are waited for when the run ends (their files, their drain, the job's grace).
 FINISH_S = 35.0
@@ -48,7 +48,7 @@ class Collector:
         self.gone: set[bytes] = set()       # and said goodbye
         self.launcher: bytes | None = None  # who asked us to finish
         self.unsynced: list[tuple[bytes, int]] = []
-        self.dirty_since = 0.0
+        self.synced_at = 0.0
         self.full = False
         self.finish = self.launcher_gone = self.terminated = False
 
@@ -72,7 +72,7 @@ class Collector:
         """One round: wait, append what came, sync and acknowledge when it is time."""
         wait_ms = 500
         if self.unsynced:
-            wait_ms = max(0, int((self.dirty_since + SYNC_S - time.monotonic()) * 1000))
+            wait_ms = max(0, int((self.synced_at + SYNC_S - time.monotonic()) * 1000) + 1)
         things: list[Any] = [self.receiver.socket]
         if self.lifeline is not None:
             things.append(self.lifeline)
@@ -97,10 +97,8 @@ class Collector:
                 self.launcher = message.peer
                 self.finish = True
         if frames and self._write(frames):
-            if not self.unsynced:
-                self.dirty_since = time.monotonic()
             self.unsynced += taken
-        if self.unsynced and (sync or time.monotonic() - self.dirty_since >= SYNC_S):
+        if self.unsynced and (sync or time.monotonic() - self.synced_at >= SYNC_S):
             self._sync()
 
     def _write(self, frames: list[bytes]) -> bool:
@@ -117,6 +115,7 @@ class Collector:
         return True
 
     def _sync(self) -> None:
+        self.synced_at = time.monotonic()
         try:
             self.spool.sync()
         except OSError as e:

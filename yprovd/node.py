@@ -88,7 +88,7 @@ class NodeDaemon:
         sensors, absences = open_all(
             Surroundings(root, self.config.run_id, dict(os.environ)), self.config.settings.disable)
         self.sampler = Sampler(sensors, absences, interval_ns=self.config.interval_ns, clock=self.clock,
-                               sink=self._on_sample)
+                               sink=self._on_sample, own_watch=False)
         self.schema_json = self.sampler.schema.to_json()
         self.schema_id = self.sampler.schema.id
         self.files = FileWorker(run_dir / "artifacts", self._on_facts)
@@ -111,7 +111,7 @@ class NodeDaemon:
         self.sampler.start()
         announced = time.monotonic()
         while not self.stopping:
-            self._turn(timeout_ms=1000)
+            self._turn(timeout_ms=min(1000, int(self.sampler.watch() * 1000) + 1))
             if time.monotonic() - announced > ANNOUNCE_S:
                 announced = time.monotonic()
                 self.sender.send(self._announcement())

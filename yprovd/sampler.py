@@ -1,11 +1,12 @@
 """Ticks to samples: reads every sensor at every deadline, whatever one of them does.
 
-The sensors are read one after the other in one thread, a lane. When a read does not come back within the patience,
-that lane is left to its sensor and the others go on in a new one: a sensor that hangs costs the others one late tick
-and nothing after it. What a slow sensor delivers late is used at the next tick.
+The sensors are read one after the other in one thread, the reader. When a read does not come back within the patience,
+half an interval, that thread is left to its sensor and another reader goes on with the others: a sensor that hangs
+costs them nothing but a delay within the tick. What it delivers late is used at the next tick; once it is quick again
+it is read with the others again.
 
 The sampler measures itself into the same sample: how long each sensor took, how often it failed or was late, and how
-many ticks were missed (`SELF`). A failing sensor delivers NaN and is read again at the next tick.
+many ticks were missed (`_self_metrics`). A failing sensor delivers NaN and is read again at the next tick.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _self_metrics(sensors: Sequence[Sensor]) -> tuple[Metric, ...]:
 
 
 class _Slot:
-    """One sensor and what its last read gave. Shared by the lane that reads it and the sampler, under `_Lane.lock`."""
+    """One sensor and what its last read gave. Shared by the threads of the sampler, under its lock."""
 
     def __init__(self, sensor: Sensor) -> None:
         self.sensor = sensor
@@ -47,71 +48,24 @@ class _Slot:
         self.duration_s = math.nan
         self.failures = 0
         self.late = 0
-
-
-class _Lane:
-    """A thread that reads its slots in order, once per `start()`."""
-
-    def __init__(self, slots: list[_Slot], done: threading.Condition, *, resume: bool = False) -> None:
-        self.slots = slots
-        self._resume = resume  # the first round goes on where another lane was stuck
-        self.reading: _Slot | None = None
-        self.idle = True
-        self.abandoned = False
-        self._done = done
-        self._go = threading.Event()
-        self._stop = False
-        threading.Thread(target=self._run, name="yprov-sensors", daemon=True).start()
-
-    def start(self) -> None:
-        self.idle = False
-        self._go.set()
-
-    def stop(self) -> None:
-        self._stop = True
-        self._go.set()
-
-    def _run(self) -> None:
-        while True:
-            self._go.wait()
-            self._go.clear()
-            if self._stop:
-                return
-            for slot in tuple(self.slots):
-                with self._done:
-                    if slot not in self.slots or (self._resume and slot.fresh):
-                        continue  # handed to another lane while this one was stuck, or already read at this tick
-                    self.reading = slot
-                began = time.perf_counter()
-                try:
-                    values = slot.sensor.read()
-                    failed = len(values) != len(slot.absent)
-                except Exception:  # noqa: BLE001  one sensor's failure is counted and stays its own
-                    failed = True
-                took = time.perf_counter() - began
-                with self._done:
-                    self.reading = None
-                    slot.values = slot.absent if failed else values
-                    slot.failures += failed
-                    slot.fresh = True
-                    slot.duration_s = took
-            with self._done:
-                self._resume = False
-                self.idle = True
-                self._done.notify_all()
+        self.alone: threading.Event | None = None  # set at each tick for the thread that reads this sensor alone
+        self.busy = False
 
 
 class Sampler:
     """Reads `sensors` every `interval_ns`, aligned to the wall clock, and gives each Sample to `sink`.
 
     `start()` takes the first sample at once (filed under the tick before) and `stop()` the last one (filed under the
-    tick after), so that counters cover the run from edge to edge. `sink` is called from the sampler's own thread.
+    tick after), so that counters cover the run from edge to edge. `sink` is called from the sampler's own threads,
+    never from two at once. Somebody has to notice a stuck reader: a thread of the sampler, or, with
+    `own_watch=False`, the owner, who calls `watch()` from its loop and saves a wake-up per tick.
     """
 
     def __init__(
         self, sensors: Sequence[Sensor], absences: Sequence[Absence], *, interval_ns: int, clock: Clock,
-        sink: Callable[[Sample], None],
+        sink: Callable[[Sample], None], own_watch: bool = True,
     ) -> None:
+        self._own_watch = own_watch
         self._slots = [_Slot(s) for s in sensors]
         self.schema = Schema(
             interval_ns,
@@ -120,84 +74,165 @@ class Sampler:
         )
         self._clock = clock
         self._sink = sink
-        self._patience_s = min(0.8 * interval_ns / 1e9, 1.0)
-        self._done = threading.Condition()
-        self._lanes = [_Lane(list(self._slots), self._done)] if self._slots else []
+        self._patience_s = min(0.5 * interval_ns / 1e9, 1.0)
         self._ticker = Ticker(interval_ns, clock)
-        self._wake = threading.Event()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="yprov-sampler", daemon=True)
+        self._lock = threading.Lock()
+        self._wake = threading.Event()    # ends waits: of the reader and of the watchdog
+        self._first = threading.Event()
+        self._last = threading.Event()
+        # The reader's place, so that another one can go on where it is stuck; a reader whose generation is not the
+        # current one has been replaced.
+        self._generation = 0
+        self._reading: _Slot | None = None
+        self._round: tuple[int, int, int, float] | None = None  # nominal, wall, mono ns; perf_counter
+        self._next_s = time.perf_counter()
 
-    def start(self) -> None:
-        """Take the first sample (blocks for it) and go on in a thread."""
-        interval = self.schema.interval_ns
-        self._take(self._clock.wall_ns() // interval * interval)
-        self._thread.start()
+    def start(self, timeout_s: float = 2.0) -> None:
+        """Take the first sample, blocking for it, and go on in threads."""
+        self._spawn(self._read_all, 0)
+        self._wait(self._first, timeout_s)
+        if self._own_watch:
+            self._spawn(self._keep_watching)
 
     def stop(self, timeout_s: float = 2.0) -> None:
-        """Take the last sample, blocking for the sensors' patience, and end. Sensors are closed unless they hang."""
-        self._stopping = True
+        """Take the last sample, blocking for it, and end. Sensors are closed unless they hang."""
         self._wake.set()
-        self._thread.join(timeout_s)
-        interval = self.schema.interval_ns
-        self._take(-(-self._clock.wall_ns() // interval) * interval)
-        for lane in self._lanes:
-            lane.stop()
-        stuck = {id(lane.reading) for lane in self._lanes if lane.reading is not None}
+        self._wait(self._last, timeout_s)
+        with self._lock:
+            self._generation += 1
+            idle = [s for s in self._slots if not s.busy]
         for slot in self._slots:
-            if id(slot) not in stuck:
-                slot.sensor.close()
+            if slot.alone is not None:
+                slot.alone.set()
+        for slot in idle:
+            slot.sensor.close()
 
-    def _run(self) -> None:
-        while True:
-            wait = self._ticker.wait_ns()
-            if wait:
-                self._wake.wait(wait / 1e9)
-                if self._stopping:
-                    return
-                continue
-            self._take(self._ticker.take())
-            if self._stopping:
+    @staticmethod
+    def _spawn(target: Callable[..., None], *args: object) -> None:
+        threading.Thread(target=target, args=args, name="yprov-sampler", daemon=True).start()
+
+    def _read_all(self, generation: int) -> None:
+        """A reader: finish the round that is under way, if there is one, and then a round per tick."""
+        interval = self.schema.interval_ns
+        if generation == 0:
+            self._begin(self._clock.wall_ns() // interval * interval)
+        while self._finish_round(generation):
+            self._first.set()
+            if self._last.is_set():
                 return
+            while not self._wake.is_set() and (wait := self._ticker.wait_ns()):
+                self._next_s = time.perf_counter() + wait / 1e9
+                self._wake.wait(wait / 1e9)
+            if self._wake.is_set():
+                self._last_round(generation, -(-self._clock.wall_ns() // interval) * interval)
+                return
+            self._begin(self._ticker.take())
 
-    def _take(self, nominal_ns: int) -> None:
-        wall, mono = self._clock.wall_ns(), self._clock.mono_ns()
-        began = time.perf_counter()
-        for lane in self._lanes:
-            if lane.idle:
-                lane.abandoned = False
-                lane.start()
-        deadline = began + self._patience_s
-        with self._done:
-            while not all(lane.idle or lane.abandoned for lane in self._lanes):
-                left = deadline - time.perf_counter()
-                if left <= 0:
-                    self._split()
-                    break
-                self._done.wait(left)
+    def _last_round(self, generation: int, nominal_ns: int) -> None:
+        self._begin(nominal_ns)
+        if self._finish_round(generation):
+            self._last.set()
+
+    def _begin(self, nominal_ns: int) -> None:
+        with self._lock:
+            self._round = (nominal_ns, self._clock.wall_ns(), self._clock.mono_ns(), time.perf_counter())
+        for slot in self._slots:
+            if slot.alone is not None and not slot.busy:
+                slot.alone.set()
+
+    def _finish_round(self, generation: int) -> bool:
+        """Read what this round still lacks and emit the sample. False when this reader has been replaced."""
+        for slot in self._slots:
+            with self._lock:
+                if self._generation != generation:
+                    return False
+                if slot.fresh or slot.alone is not None:
+                    continue
+                self._reading = slot
+                slot.busy = True
+            self._read(slot)
+            if slot.alone is not None:  # it took so long that another reader has gone on without us
+                self._read_alone(slot)
+                return False
+        with self._lock:
+            if self._generation != generation:
+                return False
+            self._reading = None
+            assert self._round is not None
+            nominal, wall, mono, began = self._round
+            self._round = None
             values: list[float] = []
             for slot in self._slots:
-                values.extend(slot.values if slot.fresh else slot.absent)
+                values += slot.values if slot.fresh else slot.absent
                 slot.late += not slot.fresh
                 slot.fresh = False
             values += [time.perf_counter() - began, float(self._ticker.missed)]
             for slot in self._slots:
                 values += [slot.duration_s, float(slot.failures), float(slot.late)]
-        self._sink(Sample(nominal_ns, wall, mono, values))
+        self._sink(Sample(nominal, wall, mono, values))
+        return True
 
-    def _split(self) -> None:
-        """Leave each stuck lane to the sensor that it is stuck in; the rest of its sensors get a lane of their own,
-        which reads at once what this tick still lacks. Called with the lock held."""
-        for lane in [x for x in self._lanes if not x.idle and x.reading is not None]:
-            stuck = lane.reading
-            assert stuck is not None
-            rest = [s for s in lane.slots if s is not stuck]
-            lane.slots[:] = [stuck]
-            lane.abandoned = True
-            if rest:
-                fresh = _Lane(rest, self._done, resume=True)
-                self._lanes.append(fresh)
-                fresh.start()
-                end = time.perf_counter() + self._patience_s / 4
-                while not fresh.idle and time.perf_counter() < end:
-                    self._done.wait(max(0.0, end - time.perf_counter()))
+    def _read(self, slot: _Slot) -> None:
+        began = time.perf_counter()
+        try:
+            values = slot.sensor.read()
+            failed = len(values) != len(slot.absent)
+        except Exception:  # noqa: BLE001  one sensor's failure is counted and stays its own
+            failed = True
+        took = time.perf_counter() - began
+        with self._lock:
+            slot.values = slot.absent if failed else values
+            slot.failures += failed
+            slot.fresh = True
+            slot.busy = False
+            slot.duration_s = took
+            if self._reading is slot:
+                self._reading = None
+
+    def _read_alone(self, slot: _Slot) -> None:
+        """The thread of a slow sensor: a read per tick, until it is quick again or the sampler ends."""
+        go = slot.alone
+        assert go is not None
+        while True:
+            with self._lock:
+                if slot.duration_s < self._patience_s / 2:
+                    slot.alone = None
+                    return
+            go.wait()
+            go.clear()
+            if self._last.is_set():
+                return
+            slot.busy = True
+            self._read(slot)
+
+    def watch(self) -> float:
+        """Replace a reader that is stuck. Returns in how many seconds to look again; never blocks."""
+        now = time.perf_counter()
+        with self._lock:
+            if self._round is None:
+                return max(0.0, self._next_s - now) + self._patience_s
+            left = self._round[3] + self._patience_s - now
+            stuck = self._reading
+            if left > 0 or stuck is None:
+                return max(left, 0.001)
+            stuck.alone = threading.Event()
+            self._reading = None
+            self._generation += 1
+            generation = self._generation
+            self._round = (*self._round[:3], now)  # the next reader has its own patience
+        self._spawn(self._resume_last if self._wake.is_set() else self._read_all, generation)
+        return self._patience_s
+
+    def _keep_watching(self) -> None:
+        while not self._wake.wait(self.watch()):
+            pass
+
+    def _wait(self, event: threading.Event, timeout_s: float) -> None:
+        end = time.perf_counter() + timeout_s
+        while not event.wait(max(0.001, min(self.watch(), end - time.perf_counter()))):
+            if time.perf_counter() > end:
+                return
+
+    def _resume_last(self, generation: int) -> None:
+        if self._finish_round(generation):
+            self._last.set()

@@ -11,17 +11,19 @@ is the parent's to close.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from _contextvars import ContextVar
 from collections import deque, namedtuple
+from collections.abc import Mapping
 from itertools import count
 from time import monotonic_ns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Any, TypeVar
 
@@ -37,24 +39,27 @@ PERIOD_S = 0.1
 ROWS_PER_FRAME = 8192
 #: How long the end of the program waits for the last events to be on disk.
 EXIT_S = 2.0
+#: How long a fork waits for our thread's imports: a child that is made in the middle of them inherits locked modules.
+LOAD_S = 10.0
 
 Run = namedtuple("Run", "id directory")  # not typing.NamedTuple: importing typing is slow
-Scope = namedtuple("Scope", "context epoch span")
-_NOWHERE = Scope(None, None, 0)
+Scope = namedtuple("Scope", "context epoch span generation")
+_NOWHERE = Scope(None, None, 0, 0)
 #: Where this thread or task is; None: where the main thread is.
 _scope: ContextVar[Scope | None] = ContextVar("yprov_scope", default=None)
+_CO_COROUTINE = 0x80  # inspect.CO_COROUTINE
 
 
 class Span:
     """What `context()`, `epoch()` and `span()` return: a context manager, and a decorator."""
 
-    __slots__ = ("_before", "_before_main", "_client", "_generation", "_id", "_kind", "_name")
+    __slots__ = ("_client", "_kind", "_name", "_open")
 
     def __init__(self, client: Client, kind: str, name: Any) -> None:
         self._client = client
         self._kind = kind
         self._name = name
-        self._id = 0
+        self._open: list[tuple[Scope, Scope | None]] = []  # what is inside and what was before; one may be re-entered
 
     def __enter__(self) -> Span:
         client = self._client
@@ -74,35 +79,46 @@ class Span:
             context = f"{context}/{name}" if context else name
         elif self._kind == "epoch":
             epoch = name = _index(name)
-        self._id = next(client.span_ids)
-        self._generation = client.generation
-        inside = Scope(context, epoch, self._id)
-        self._before, self._before_main = before, client.main_scope
+        name = str(name)
+        inside = Scope(context, epoch, next(client.span_ids), client.generation)
+        self._open.append((inside, before))
         _scope.set(inside)
         if client.in_main_thread():
+            client.main_open.append(inside)
             client.main_scope = inside
-        client.put({"t": monotonic_ns(), "e": "begin", "id": self._id, "parent": scope.span, "kind": self._kind,
-                    "name": str(name), "context": context, "epoch": epoch})
+        parent = scope.span if scope.generation == client.generation else 0  # our parent process's spans are its own
+        client.put({"t": monotonic_ns(), "e": "begin", "id": inside.span, "parent": parent, "kind": self._kind,
+                    "name": name, "context": context, "epoch": epoch})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         client = self._client
-        if not self._id:
+        if not self._open:
             return
-        span_id, self._id = self._id, 0
-        _scope.set(self._before)
-        if client.in_main_thread():
-            client.main_scope = self._before_main
-        if self._generation == client.generation:  # else: we are a fork, and this span is our parent's
+        inside, before = self._open.pop()
+        _scope.set(before)
+        if inside in client.main_open:  # tasks of the main thread overlap: this need not be the innermost one
+            client.main_open.remove(inside)
+            client.main_scope = client.main_open[-1] if client.main_open else _NOWHERE
+        if inside.generation == client.generation:  # else: we are a fork, and this span is our parent's
             try:
-                client.put({"t": monotonic_ns(), "e": "end", "id": span_id})
+                client.put({"t": monotonic_ns(), "e": "end", "id": inside.span})
             except Exception:
                 client.trouble(f"the end of {self._kind}({self._name!r})")
 
     def __call__(self, function: F) -> F:
-        """As a decorator: every call of the function is a span."""
+        """As a decorator: every call of the function is a span, of a coroutine function from its first to its last
+        step."""
         from functools import wraps
+
+        if getattr(getattr(function, "__code__", None), "co_flags", 0) & _CO_COROUTINE:
+            @wraps(function)
+            async def inner_task(*args: Any, **kwargs: Any) -> Any:
+                with Span(self._client, self._kind, self._name):
+                    return await function(*args, **kwargs)
+
+            return inner_task  # type: ignore[return-value]
 
         @wraps(function)
         def inner(*args: Any, **kwargs: Any) -> Any:
@@ -122,10 +138,15 @@ class Client:
         self.run_id = environ.get("YPROV_RUN_ID", "")
         self.run_dir = environ.get("YPROV_RUN_DIR", "")
         self.generation = 0
+        self.main_scope = _NOWHERE
+        self.main_open: list[Scope] = []  # of the main thread and its tasks, in the order in which they were opened
         self._graveyard: list[Any] = []
         self._reset()
         if self.enabled:
-            os.register_at_fork(after_in_child=self._after_fork)
+            os.register_at_fork(before=self._before_fork, after_in_child=self._after_fork)
+            atexit.register(self._at_exit)  # at import, so that it runs after the handlers of the script
+            if self.in_main_thread():
+                _scope.set(_NOWHERE)  # so that a task without a span is nowhere, and not where another task is
 
     def _reset(self) -> None:
         # Appended to by the script's threads, emptied by ours; len() and append are atomic.
@@ -134,6 +155,7 @@ class Client:
         self._thread: threading.Thread | None = None
         self._wake: Any = None  # threading.Event and Condition, made with the thread
         self._condition: Any = None
+        self._loaded: Any = None
         self._idle = False
         self._stopping = False
         self._dropped = 0
@@ -142,7 +164,10 @@ class Client:
         self._warned: set[str] = set()
         self.span_ids = count(1)
 
-    main_scope = _NOWHERE
+    def _before_fork(self) -> None:
+        """A child that is forked while our thread imports finds modules that are half there and locked for good."""
+        if self._loaded is not None:
+            self._loaded.wait(LOAD_S)
 
     def _after_fork(self) -> None:
         """In the child: forget the parent's queues and thread; its socket is left alone, closing it is not ours."""
@@ -160,13 +185,15 @@ class Client:
         try:
             if type(value) is not float:
                 value = _number(value)
-            if step is not None and type(step) is not int:
+            if type(name) is not str:
+                name = str(name)
+            if step is not None and (type(step) is not int or not -_INT64 < step < _INT64):
                 step = _index(step)
             scope = _scope.get() or self.main_scope
             queue = self._metrics
             if len(queue) >= QUEUE_LIMIT:
-                return self._drop()
-            queue.append((monotonic_ns(), name, value, step, scope[0] if context is None else context, scope[1]))
+                return self._full()
+            queue.append((monotonic_ns(), name, value, step, scope[0] if context is None else str(context), scope[1]))
             if self._thread is None or self._idle:
                 self._rouse()
         except Exception:
@@ -253,14 +280,17 @@ class Client:
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait, `timeout` seconds at most, until everything logged so far is on disk. Returns whether it is.
         Call it before `os._exit`, which gives nobody a chance to send the last tenth of a second."""
-        thread = self._thread
-        if not self.enabled or thread is None:
+        if not self.enabled or self._thread is None:
             return True
-        with self._condition:
-            self._tickets += 1
-            ticket = self._tickets
-            self._wake.set()
-            return bool(self._condition.wait_for(lambda: self._served >= ticket, timeout))
+        try:
+            with self._condition:
+                self._tickets += 1
+                ticket = self._tickets
+                self._wake.set()
+                return bool(self._condition.wait_for(lambda: self._served >= ticket, timeout))
+        except Exception:
+            self.trouble("flush")
+            return False
 
     def current_run(self) -> Run | None:
         """The run that this process belongs to (`id`, `directory`), None outside of `yprov run`."""
@@ -270,7 +300,7 @@ class Client:
 
     def put(self, event: dict[str, Any]) -> None:
         if len(self._events) >= QUEUE_LIMIT:
-            return self._drop()
+            return self._full()
         self._events.append(event)
         if self._thread is None or self._idle:
             self._rouse()
@@ -285,36 +315,41 @@ class Client:
             self._idle = False
             self._wake.set()
             return
-        import atexit
         import threading
 
-        with _start_lock():
+        lock = _lock("start")
+        if not lock.acquire(blocking=False):
+            return  # somebody is at it, perhaps this thread below a signal handler of the script
+        try:
             if self._thread is not None:
                 return
             self._wake = threading.Event()
             self._condition = threading.Condition()
+            self._loaded = threading.Event()
             thread = threading.Thread(target=self._ship_all, name="yprov", daemon=True)
             thread.start()
             self._thread = thread
-        if self.generation == 0:
-            atexit.register(self._at_exit)
-        else:  # a child of multiprocessing ends by os._exit, after its finalizers
-            util = sys.modules.get("multiprocessing.util")
-            if util is not None:
-                util.Finalize(None, self._at_exit, exitpriority=100)
-            atexit.register(self._at_exit)
+        finally:
+            lock.release()
+        process = sys.modules.get("multiprocessing.process")
+        if process is not None and process.parent_process() is not None:
+            from multiprocessing.util import Finalize  # such a child ends by os._exit, after its finalizers
 
-    def _drop(self) -> None:
-        with _start_lock():
-            self._dropped += 1
+            Finalize(None, self._at_exit, exitpriority=100)
+
+    def _drop(self, calls: int = 1) -> None:
+        with _lock("count"):
+            self._dropped += calls
+
+    def _full(self) -> None:
+        self._drop()
         self._warn("full", "events come faster than they can be sent; what is left out is counted")
 
     def trouble(self, what: str) -> None:
         """The one place where our own failures end: raised in strict mode, else counted and said once."""
         if self.strict:
             raise  # we are called from an except block
-        with _start_lock():
-            self._dropped += 1
+        self._drop()
         self._warn(what.split("(", 1)[0], f"{what} was not recorded: {sys.exc_info()[1]}")
 
     def _warn(self, topic: str, text: str) -> None:
@@ -341,8 +376,10 @@ class Client:
             from yprov.shipping import Shipper
 
             shipper = Shipper(self.endpoint)
+            self._loaded.set()
         except Exception as e:
             self.enabled = False
+            self._loaded.set()
             self._metrics.clear()
             self._events.clear()
             hint = "\nhint: pip install pyzmq" if isinstance(e, ImportError) else ""
@@ -389,24 +426,32 @@ class Client:
     def _drain(self, shipper: Any, *, sync: bool, last: bool = False) -> int:
         metrics = [self._metrics.popleft() for _ in range(len(self._metrics))]
         events = [self._events.popleft() for _ in range(len(self._events))]
-        self._shipped += len(metrics) + len(events)
+        calls = len(metrics) + len(events)
+        refused = shipper.ship(metrics, events, dropped=self._dropped, sync=sync)
+        self._shipped += calls - refused
+        if refused:
+            self._drop(refused)
+            self._warn("refused", f"{refused} events were not recorded: they cannot be written")
         if last:
-            events.append({"t": monotonic_ns(), "e": "exit", "logged": self._shipped, "dropped": self._dropped})
-        shipper.ship(metrics, events, dropped=self._dropped, sync=sync)
-        return len(metrics) + len(events)
+            leave = {"t": monotonic_ns(), "e": "exit", "logged": self._shipped, "dropped": self._dropped}
+            shipper.ship([], [leave], dropped=self._dropped, sync=True)
+        return calls
 
 
-def _start_lock() -> Any:
-    """One lock for the rare paths, made when it is first needed (a fork must not inherit it locked)."""
-    lock = _locks.get(os.getpid())
+def _lock(purpose: str) -> Any:
+    """A lock for a rare path, made when it is first needed (a fork must not inherit it locked)."""
+    lock = _locks.get((purpose, os.getpid()))
     if lock is None:
         import threading
 
-        lock = _locks.setdefault(os.getpid(), threading.Lock())
+        # A signal handler of the script may come back to us in the middle of counting, and must not wait for itself.
+        new = threading.RLock() if purpose == "count" else threading.Lock()
+        lock = _locks.setdefault((purpose, os.getpid()), new)
     return lock
 
 
-_locks: dict[int, Any] = {}
+_locks: dict[tuple[str, int], Any] = {}
+_INT64 = 1 << 63
 
 
 def _number(value: Any) -> float:
@@ -419,20 +464,25 @@ def _number(value: Any) -> float:
 
 
 def _index(value: Any) -> int:
-    """A whole number; also 3.0 and numpy's and torch's. Raises TypeError or ValueError."""
+    """A whole number of 64 bits; also 3.0 and numpy's and torch's. Raises TypeError or ValueError."""
     number = _number(value)
     if number != number // 1:
         raise ValueError(f"not a whole number: {value!r}")
-    return int(value)
+    whole = int(value)
+    if not -_INT64 < whole < _INT64:
+        raise ValueError(f"too large: {number:g}")
+    return whole
 
 
 def plain(value: Any, depth: int = 0) -> Any:
     """A value as JSON can hold it: scalars and containers of them as they are, arrays as lists, anything else as its
     text."""
     if value is None or isinstance(value, (bool, int, float, str)):
-        return value if type(value) in (bool, int, float, str, type(None)) else _base(value)
+        value = value if type(value) in (bool, int, float, str, type(None)) else _base(value)
+        # Python refuses to write an integer of more than 4300 digits as a decimal number.
+        return hex(value) if type(value) is int and value.bit_length() > 4096 else value
     if depth < 8:
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             return {str(k): plain(v, depth + 1) for k, v in value.items()}
         if isinstance(value, (list, tuple, set, frozenset)):
             return [plain(v, depth + 1) for v in value]
@@ -454,7 +504,7 @@ def _base(value: Any) -> Any:
 def flat(params: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     out: list[tuple[str, Any]] = []
     for name, value in params.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, Mapping) and value:
             out += flat(value, f"{prefix}{name}.")
         else:
             out.append((f"{prefix}{name}", value))

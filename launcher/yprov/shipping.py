@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from yprov.client import ROWS_PER_FRAME, SEND_LIMIT
@@ -13,7 +14,7 @@ from yprov.environment import job_environment
 from yprovd.clock import SystemClock
 from yprovd.processes import about_source
 from yprovd.transport import Sender, ipc
-from yprovd.wire import Kind, Packer, new_source, pack_metrics
+from yprovd.wire import Kind, Packer, new_source, pack_metrics, to_json
 
 
 class Shipper:
@@ -22,6 +23,7 @@ class Shipper:
     def __init__(self, endpoint: str) -> None:
         self._packer = Packer(new_source(), SystemClock())
         self._sender = Sender(ipc(endpoint), limit=SEND_LIMIT, identity=b"proc-%016x" % self._packer.source)
+        self._about = _about()
         self._announced = False
         self._lost = 0
 
@@ -30,29 +32,46 @@ class Shipper:
         """Messages that are not on disk yet."""
         return self._sender.waiting
 
-    def ship(self, metrics: list[Any], events: list[dict[str, Any]], *, dropped: int, sync: bool) -> None:
-        """Send what there is. `dropped`: calls left out so far, in all."""
+    def ship(self, metrics: list[Any], events: list[dict[str, Any]], *, dropped: int, sync: bool) -> int:
+        """Send what there is. `dropped`: calls left out so far, in all. Returns how many more had to be left out,
+        because they cannot be written. Never raises for what is in them."""
         frames: list[bytes] = []
         pack = self._packer
+        refused = 0
         for i in range(0, len(metrics), ROWS_PER_FRAME):
-            frames.append(pack.frame(Kind.METRICS, pack_metrics(metrics[i:i + ROWS_PER_FRAME])))
+            refused += self._pack(frames, Kind.METRICS, pack_metrics, metrics[i:i + ROWS_PER_FRAME])
         rows: list[dict[str, Any]] = []
         for event in events:
             if event["e"] == "file":
-                frames.append(pack.json(Kind.FILE, event))
+                refused += self._pack(frames, Kind.FILE, lambda one: to_json(one[0]), [event])
             else:
                 rows.append(event)
         for i in range(0, len(rows), ROWS_PER_FRAME):
-            frames.append(pack.json(Kind.EVENTS, rows[i:i + ROWS_PER_FRAME]))
-        if dropped + self._sender.pushed_out > self._lost:
-            self._lost = dropped + self._sender.pushed_out
-            frames.append(pack.json(Kind.LOSS, {"events": dropped, "pushed_out": self._sender.pushed_out,
-                                                "why": "events came faster than they could be sent"}))
-        if frames or (sync and self.waiting):
+            refused += self._pack(frames, Kind.EVENTS, to_json, rows[i:i + ROWS_PER_FRAME])
+        lost = dropped + refused + self._sender.pushed_out
+        if lost > self._lost:
+            self._lost = lost
+            frames.append(pack.json(Kind.LOSS, {"frames": 0, "events": dropped + refused,
+                                                "why": "the process's queue was full",
+                                                "pushed_out": self._sender.pushed_out}))
+        if frames:
             if not self._announced:
-                frames.insert(0, pack.json(Kind.SOURCE, _about()))
+                frames.insert(0, pack.json(Kind.SOURCE, self._about))
                 self._announced = True
             self._sender.send(frames, sync=sync)
+        return refused
+
+    def _pack(self, frames: list[bytes], kind: int, encode: Callable[[list[Any]], bytes], rows: list[Any]) -> int:
+        """Adds the rows as frames: one, or more when they are too long for one or one of them cannot be written.
+        Returns how many were left out."""
+        try:
+            frames.append(self._packer.frame(kind, encode(rows)))
+        except Exception:  # noqa: BLE001  whatever a script logs, the rest of what it logs is recorded
+            if len(rows) == 1:
+                return 1
+            half = len(rows) // 2
+            return self._pack(frames, kind, encode, rows[:half]) + self._pack(frames, kind, encode, rows[half:])
+        return 0
 
     def receive(self, timeout_ms: int) -> None:
         self._sender.receive(timeout_ms)

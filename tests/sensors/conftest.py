@@ -1,4 +1,5 @@
-"""A host is a directory: the committed tree of a plain one, of which each test edits its own copy between reads."""
+"""A host is a directory: the committed tree of a plain one, of which each test edits its own copy between
+reads."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ PLAIN = Path(__file__).parents[1] / "fixtures/hosts/plain"
 
 
 class Host:
-    """A copy of the plain host. Files are written in place, so that descriptors that are open see what is new."""
+    """A copy of the plain host. Files are written in place, so that descriptors that are open see what is
+    new."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -57,7 +59,8 @@ class Clock:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """Its files go away as the kernel's do: a descriptor of a removed one says ENODEV (sysfs), and not the old text."""
+    """Its files go away as the kernel's do: a descriptor of a removed one says ENODEV (sysfs), and not the
+    old text."""
     pread = os.pread
 
     def kernel_pread(fd: int, size: int, offset: int) -> bytes:

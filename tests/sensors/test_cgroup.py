@@ -10,7 +10,7 @@ SLURMD = "sys/fs/cgroup/system.slice/slurmstepd.scope"
 V1 = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n" + "".join(
     f"3{i} 31 0:3{i} {{root}} /sys/fs/cgroup/{c} rw,relatime shared:{i} - cgroup cgroup rw,{c}\n"
     for i, c in enumerate(("cpu,cpuacct", "memory", "name=systemd")))
-JOB = dict(SLURM_JOB_ID="4242")
+JOB = {"SLURM_JOB_ID": "4242"}
 
 
 def names(sensor):
@@ -18,10 +18,12 @@ def names(sensor):
 
 
 def version_1(host, cpu, memory, root="/", top=""):
-    """A job of `cpu` seconds and `memory` bytes on a node with version 1 and, as usual, an empty version 2 beside."""
+    """A job of `cpu` seconds and `memory` bytes on a node with version 1 and, as usual, an empty version 2
+    beside."""
     host.remove("sys/fs/cgroup")
-    host.write("proc/self/mountinfo", V1.format(root=root) + "39 31 0:41 / /sys/fs/cgroup/unified rw - cgroup2 none rw\n")
-    host.write("proc/self/cgroup", f"9:name=systemd:/init.scope\n4:memory:{memory}\n2:cpu,cpuacct:{cpu}\n0::/\n")
+    host.write("proc/self/mountinfo", V1.format(root=root) +
+               "39 31 0:41 / /sys/fs/cgroup/unified rw - cgroup2 none rw\n")
+    host.write("proc/self/cgroup", f"9:name=systemd:/\n4:memory:{memory}\n2:cpu,cpuacct:{cpu}\n0::/\n")
     host.write("sys/fs/cgroup/unified/cpu.stat", "usage_usec 9\n")
     below = "" if top else memory
     host.write(f"sys/fs/cgroup/cpu,cpuacct{top or cpu}/cpuacct.usage", "2500000000\n")
@@ -38,7 +40,8 @@ def test_version_2_the_own_group_without_slurm(host, opened):
 
 
 def test_version_2_climbs_to_the_job(host, opened):
-    assert opened(CgroupSensor(host.where(**JOB))).read() == [100.0, 100 * MIB, 200 * MIB, 100 * (524288 + 1024)]
+    sensor = opened(CgroupSensor(host.where(**JOB)))
+    assert sensor.read() == [100.0, 100 * MIB, 200 * MIB, 100 * (524288 + 1024)]
 
 
 def test_slurm_26_05_names_the_job_by_its_sluid(host, opened):
@@ -130,7 +133,7 @@ def test_a_mount_point_with_a_space_is_found(host, opened):
 
 def test_memory_stat_is_read_once_a_second(host, opened, clock):
     sensor = opened(CgroupSensor(host.where(), clock))
-    host.edit("proc/self/../../" + SLURMD + "/job_4242/step_extern/user/task_0/memory.stat", "anon 524288", "anon 1")
+    host.edit(f"{SLURMD}/job_4242/step_extern/user/task_0/memory.stat", "anon 524288", "anon 1")
     assert sensor.read()[3] == 524288 + 1024
     clock.now = 1.0
     assert sensor.read()[3] == 1 + 1024

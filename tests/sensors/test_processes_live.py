@@ -1,4 +1,5 @@
-"""The job's processes among those of this machine: real ones, which burn CPU time, fork, daemonise and end."""
+"""The job's processes among those of this machine: real ones, which burn CPU time, fork, daemonise and
+end."""
 
 import os
 import signal
@@ -35,8 +36,8 @@ class Job:
         self.run_id = uuid.uuid4().hex
         self.sensor = ProcessesSensor(Surroundings("/", self.run_id))
         self.process = subprocess.Popen(
-            [sys.executable, "-S", "-c", BURN + script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, MARKER: self.run_id})
+            [sys.executable, "-S", "-c", BURN + script], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, env={**os.environ, MARKER: self.run_id})
         self.last = None
 
     def read(self):
@@ -83,7 +84,8 @@ def start():
 
 
 def test_a_child_that_burns_and_ends(start):
-    job = start("say('up'); wait(); pid = child(0.3); say('forked'); os.waitpid(pid, 0); say('reaped'); wait()")
+    job = start("say('up'); wait(); pid = child(0.3); say('forked')\n"
+                "os.waitpid(pid, 0); say('reaped'); wait()")
     job.hear("up")
     job.until(lambda v: v["count"] == 1)
     job.go()
@@ -135,7 +137,8 @@ time.sleep(60)
 
 
 def test_many_short_children_seen_and_not_seen_are_counted_once(start):
-    """Read as fast as possible while children come and go: whatever is seen of them, the sum is the kernel's."""
+    """Read as fast as possible while children come and go: whatever is seen of them, the sum is the
+    kernel's."""
     job = start("""
 say('up'); wait()
 for _ in range(40):

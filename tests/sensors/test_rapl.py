@@ -22,9 +22,10 @@ def add_zone(host, zone, name, energy):
 def test_packages_and_their_memory_once_each(host, opened):
     sensor = opened(RaplSensor(host.where()))
     found = devices(sensor)
-    assert list(found) == ["package-0", "dram-0", "package-1", "dram-1"]  # no core, and no memory-mapped duplicate
+    assert list(found) == ["package-0", "dram-0", "package-1", "dram-1"]  # no core, nothing twice
     assert {d.attributes["summed"] for d in found.values()} == {True}
-    assert found["package-0"].attributes == {"zone": "intel-rapl:0", "max_energy_range_uj": RANGE, "summed": True}
+    assert found["package-0"].attributes == \
+        {"zone": "intel-rapl:0", "max_energy_range_uj": RANGE, "summed": True}
 
 
 def test_joules_from_the_first_raw_reading(host, opened, value):

@@ -14,7 +14,8 @@ BROKEN = {
     "no_such_class": "",
     "constructor": "class Sensor:\n def __init__(self, where): raise ZeroDivisionError('odd')",
     "unavailable": "from yprovd.errors import SensorUnavailable\n"
-                   "class Sensor:\n def __init__(self, where): raise SensorUnavailable('no GPU', hint='buy one')",
+                   "class Sensor:\n def __init__(self, where):\n"
+                   "  raise SensorUnavailable('no GPU', hint='buy one')",
     "works": "class Sensor:\n name = 'works'\n def __init__(self, where): pass",
 }
 

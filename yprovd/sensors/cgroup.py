@@ -1,11 +1,12 @@
 """The job's control group: what the kernel accounts to all of its processes, those that have ended included.
 
-Sources: /proc/self/cgroup and /proc/self/mountinfo (cgroups(7), proc(5)); version 2: cpu.stat, memory.current,
-memory.peak (Linux 5.19), memory.stat; version 1: cpuacct.usage, memory.usage_in_bytes, memory.max_usage_in_bytes,
-memory.stat. Each controller may live in either version, and in version 1 has a path of its own.
+Sources: /proc/self/cgroup and /proc/self/mountinfo (cgroups(7), proc(5)); version 2: cpu.stat,
+memory.current, memory.peak (Linux 5.19), memory.stat; version 1: cpuacct.usage, memory.usage_in_bytes,
+memory.max_usage_in_bytes, memory.stat. Each controller may live in either version, and in version 1 has a
+path of its own.
 
-The daemon is a step of the job, so that its own group is a leaf: the job's is found by climbing, and never built from
-ids, because its place depends on Slurm's version and configuration.
+The daemon is a step of the job, so that its own group is a leaf: the job's is found by climbing, and never
+built from ids, because its place depends on Slurm's version and configuration.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ _SLUID = re.compile(r"s[0-9A-HJKMNP-TV-Z]{13}", re.IGNORECASE)
 _STAT_PERIOD_S = 0.9
 
 _CPU = Metric("container.cpu.time", "s", "counter", "CPU time of the job's control group", 1e-3)
-_USAGE = Metric("container.memory.usage", "By", "gauge", "Memory of the job's control group, page cache included", 1024)
+_USAGE = Metric("container.memory.usage", "By", "gauge", "Memory of the control group, with page cache", 1024)
 _PEAK = Metric("container.memory.peak", "By", "gauge", "Most memory that the control group ever had", 1024)
-_ANON = Metric("container.memory.anon", "By", "gauge", "Memory without page cache: anonymous and shared", 1024)
+_ANON = Metric("container.memory.anon", "By", "gauge", "Its anonymous and shared memory", 1024)
 
 
 class CgroupSensor:
-    """Leaves out what cannot be read. With SLURM_JOB_ID in the environment it is the job's group, else the own one.
+    """Leaves out what cannot be read. With SLURM_JOB_ID in the environment it is the job's group, else the
+    own one.
 
     The root group is no job's: what it counts is the whole machine, and it is passed over.
     """
@@ -77,12 +79,14 @@ class CgroupSensor:
             file.close()
 
     def _read_anon(self, file: KeptFile) -> float:
-        """Anonymous and shared memory, from at most a second ago. Kernels that do not tell the second have none."""
+        """Anonymous and shared memory, from at most a second ago. Kernels that do not tell the second have
+        none."""
         now = self._clock()
         if now >= self._anon_due:
             self._anon = math.nan  # should the read fail
             data = b"\n" + file.read()
-            self._anon = _value(data, self._keys[0]) + (_value(data, self._keys[1]) if self._keys[1] in data else 0)
+            private, shared = self._keys
+            self._anon = _value(data, private) + (_value(data, shared) if shared in data else 0)
             self._anon_due = now + _STAT_PERIOD_S
         return self._anon
 
@@ -136,8 +140,8 @@ def _directory(where: Surroundings, controller: str, reasons: list[str]) -> tupl
     if not os.path.isdir(directory):
         reasons.append(f"the controller {controller} is not mounted at {top}")
         return "", v2
-    # Only the root of a hierarchy has the first file (v1), and only it lacks the second (v2). A container with a
-    # namespace also sees the path "/", but what is mounted there is its own group.
+    # Only the root of a hierarchy has the first file (v1), and only it lacks the second (v2). A container
+    # with a namespace also sees the path "/", but what is mounted there is its own group.
     if not os.path.exists(os.path.join(directory, "cgroup.events")) if v2 else \
             os.path.exists(os.path.join(directory, "release_agent")):
         reasons.append("this process is in the root cgroup: its numbers are those of the whole machine")
@@ -180,14 +184,17 @@ def _unescape(path: str) -> str:
 
 def _below(root: str, group: str, top: str) -> str:
     """The group's path below the mount, "" where the mount does not show it (a container without a cgroup
-    namespace, or a namespace entered from outside, with `..`): what is mounted then is the container's own group."""
-    relative = os.path.relpath(group, root) if group == root or group.startswith(root.rstrip("/") + "/") else ""
+    namespace, or a namespace entered from outside, with `..`): what is mounted then is the container's own
+    group."""
+    within = group == root or group.startswith(root.rstrip("/") + "/")
+    relative = os.path.relpath(group, root) if within else ""
     shown = relative not in ("", ".") and ".." not in relative.split("/")
     return relative if shown and os.path.isdir(os.path.join(top, relative)) else ""
 
 
 def _climb(below: str, environ: Mapping[str, str]) -> str | None:
-    """From the own group up to the job's. Without Slurm the own one; None when there is a job but no group of it."""
+    """From the own group up to the job's. Without Slurm the own one; None when there is a job but no group of
+    it."""
     job = environ.get("SLURM_JOB_ID")
     parts = below.split("/")
     if not job or not below:

@@ -20,17 +20,18 @@ _TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 #: A mean over eight cores tells the frequency of the node; 256 reads a tick would tell no more.
 _MOST_FREQUENCIES = 8
 
-#: From Linux 4.13 to 5.17 one read of scaling_cur_freq may sleep for 10 ms and interrupts the core that it asks
-#: about. When the reads of a tick have taken this long (s), the other cores have their turn at the next tick.
+#: From Linux 4.13 to 5.17 one read of scaling_cur_freq may sleep for 10 ms and interrupts the core that it
+#: asks about. When the reads of a tick have taken this long (s), the other cores have their turn at the next
+#: tick.
 _FREQUENCY_BUDGET_S = 0.001
 
 _METRICS = (
-    Metric("system.cpu.time.user", "s", "counter", "CPU time of programs, nice ones and guests included", 0.01),
+    Metric("system.cpu.time.user", "s", "counter", "CPU time of programs and guests", 0.01),
     Metric("system.cpu.time.system", "s", "counter", "CPU time of the kernel and its interrupts", 0.01),
     Metric("system.cpu.time.idle", "s", "counter", "CPU time with nothing to do", 0.01),
     Metric("system.cpu.time.iowait", "s", "counter", "CPU time with nothing to do but I/O under way", 0.01),
-    Metric("system.cpu.utilization", "1", "gauge", "Share of all CPUs that was not idle, since the last sample", 0.01),
-    Metric("system.cpu.load_average.1m", "1", "gauge", "Processes running or waiting, mean of a minute", 0.01),
+    Metric("system.cpu.utilization", "1", "gauge", "Share of CPU time that was not idle", 0.01),
+    Metric("system.cpu.load_average.1m", "1", "gauge", "Processes that run or wait, mean of a minute", 0.01),
 )
 _FREQUENCY = Metric("system.cpu.frequency", "Hz", "gauge", "Mean frequency of up to eight CPUs", 1e6)
 

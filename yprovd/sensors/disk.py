@@ -28,7 +28,8 @@ _COLUMNS = (
 
 
 class DiskSensor:
-    """One device (`disk`, kernel name) per whole disk that is there at the start. One that vanishes is NaN."""
+    """One device (`disk`, kernel name) per whole disk that is there at the start. One that vanishes is
+    NaN."""
 
     name = "disk"
 
@@ -66,8 +67,8 @@ class DiskSensor:
 
 
 def _is_whole_disk(block: str, name: str) -> bool:
-    """A partition has no directory in /sys/block. A volume made of other disks (LVM, RAID) and a hidden path of a
-    multipath disk are passed over: their bytes are counted by the disks below or above them."""
+    """A partition has no directory in /sys/block. A volume made of other disks (LVM, RAID) and a hidden path
+    of a multipath disk are passed over: their bytes are counted by the disks below or above them."""
     path = os.path.join(block, name.replace("/", "!"))
     if name.startswith(_SKIP) or not os.path.isdir(path) or read_word(os.path.join(path, "hidden")) == "1":
         return False

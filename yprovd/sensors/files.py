@@ -1,7 +1,7 @@
 """Reading the kernel's small files often: descriptors that stay open, and counters that only grow.
 
-`pread` at offset 0 of an open descriptor makes procfs and sysfs produce the content anew, at a twentieth of the cost
-of open, read and close.
+`pread` at offset 0 of an open descriptor makes procfs and sysfs produce the content anew, at a twentieth of
+the cost of open, read and close.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ _REOPEN = frozenset((errno.ENODEV, errno.ENOENT, errno.ESTALE))
 class KeptFile:
     """A file that is read again and again. It is opened by the first read; with `keep=False` by every read.
 
-    A read that fails with ENODEV, ENOENT or ESTALE opens the path again, once. Every other OSError is the caller's.
+    A read that fails with ENODEV, ENOENT or ESTALE opens the path again, once. Every other OSError is the
+    caller's.
     """
 
     __slots__ = ("_fd", "_keep", "_size", "path")
@@ -28,7 +29,8 @@ class KeptFile:
         self._fd = -1
 
     def read(self) -> bytes:
-        """The first `size` bytes, by one system call: for one record, or where the head of the file is enough."""
+        """The first `size` bytes, by one system call: for one record, or where the head of the file is
+        enough."""
         if self._fd >= 0:
             try:
                 return os.pread(self._fd, self._size, 0)
@@ -62,8 +64,8 @@ class KeptFile:
 class Rising:
     """A counter that only grows, made of one that does not: it starts at the first raw value.
 
-    A raw value below the one before it means that a counter of `modulus` states went round; without a modulus, that
-    it began again at 0 (a driver was loaded anew, a disk plugged in again).
+    A raw value below the one before it means that a counter of `modulus` states went round; without a
+    modulus, that it began again at 0 (a driver was loaded anew, a disk plugged in again).
     """
 
     __slots__ = ("_last", "_modulus", "_total")

@@ -48,7 +48,7 @@ class MemorySensor:
 
 
 def _bytes(data: bytes, key: bytes) -> float:
-    """One value, NaN where this kernel does not tell it. Searching is four times cheaper than splitting the table."""
+    """One value, NaN where this kernel does not tell it. Searching is cheaper than splitting the table."""
     at = data.find(key)
     if at < 0:
         return math.nan

@@ -23,7 +23,8 @@ _METRICS = (
 
 
 class NetworkSensor:
-    """One device (`nic`, interface name) per interface that is there at the start. One that vanishes is NaN."""
+    """One device (`nic`, interface name) per interface that is there at the start. One that vanishes is
+    NaN."""
 
     name = "network"
 
@@ -42,7 +43,8 @@ class NetworkSensor:
         self._counters = [Rising() for _ in names for _ in _METRICS]
         devices = [_device(sys, name.decode("utf-8", "backslashreplace")) for name in names]
         self.metrics = tuple(
-            Metric(name, unit, "counter", text, 1.0, device) for device in devices for name, unit, text in _METRICS
+            Metric(name, unit, "counter", text, 1.0, device)
+            for device in devices for name, unit, text in _METRICS
         )
 
     def read(self) -> Sequence[float]:

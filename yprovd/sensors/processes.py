@@ -1,10 +1,11 @@
 """The processes of the job on this node, summed. Sources: /proc/<pid>/stat, io and smaps_rollup (proc(5)).
 
-A process belongs to the job when its parent does, or when its environment carries the run's mark. Sums never step
-back when a process ends. CPU time: T(p) = utime + stime + cutime + cstime, where the last two hold the children that
-p has waited for, those too that were never seen here. The total is T of what lives, and what was lost: when a process
-vanishes, the growth of its parent's cutime + cstime covers its T, and only what that does not cover (an orphan, a
-parent that ignores SIGCHLD) is added to the losses. A parent's io holds that of its reaped children in the same way.
+A process belongs to the job when its parent does, or when its environment carries the run's mark. Sums never
+step back when a process ends. CPU time: T(p) = utime + stime + cutime + cstime, where the last two hold the
+children that p has waited for, those too that were never seen here. The total is T of what lives, and what
+was lost: when a process vanishes, the growth of its parent's cutime + cstime covers its T, and only what that
+does not cover (an orphan, a parent that ignores SIGCHLD) is added to the losses. A parent's io holds that of
+its reaped children in the same way.
 """
 
 from __future__ import annotations
@@ -25,30 +26,37 @@ _TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 _PAGE = float(os.sysconf("SC_PAGE_SIZE"))
 _NO_IO = (0, 0, 0, 0)
 
-#: Processes whose files stay open. The others of a crowded node are opened at every tick: descriptors are 1024.
+#: Processes whose files stay open. The others of a crowded node are opened at every tick: descriptors are
+#: 1024.
 _KEPT = 200
 
-#: A process just forked still has its parent's environment (slurmstepd keeps its children waiting before they become
-#: the task), so one without the mark is looked at again at the next two ticks, and after these times (s).
-_LOOK_AGAIN_S = (0.0, 0.0, 2.0, 10.0)
+#: A process just forked still has its parent's environment (slurmstepd keeps its children waiting before they
+#: become the task), so one without the mark is looked at again at the next two ticks, and after these times
+#: (s).
+_LOOK_AGAIN_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 
-#: smaps_rollup holds the mmap lock of the training while it looks at every page: seldom (s), and briefly (s). One read
-#: cannot be cut short, so that a round is not begun when the pages, at 33 ns each (measured, warm), are too many.
+#: The processes are listed at least so often (s): in a container with lxcfs, /proc/loadavg lags behind.
+_LIST_PERIOD_S = 5.0
+
+#: smaps_rollup holds the mmap lock of the training while it looks at every page: seldom (s), and briefly (s).
+#: One read cannot be cut short, so that a round is not begun when the pages, at 33 ns each (measured, warm),
+#: are too many.
 _PSS_FIRST_S, _PSS_PERIOD_S, _PSS_BUDGET_S, _PSS_PER_PAGE_S = 2.0, 30.0, 0.020, 33e-9
 
 #: A thread of the kernel (PF_KTHREAD in field 9 of stat). Not "a child of 2": in a container that is anyone.
 _KERNEL_THREAD = 0x00200000
 
-#: The pass over all processes is repeated until none vanished during it. A fork bomb may not hold up the tick.
+#: The pass over all processes is repeated until none vanished during it. A fork bomb may not hold up the
+#: tick.
 _PASSES = 4
 
 _METRICS = (
     Metric("process.cpu.time", "s", "counter", "CPU time of the job's processes, ended ones included", 0.01),
-    Metric("process.memory.rss", "By", "gauge", "Resident memory, shared pages counted in every process", 1024),
+    Metric("process.memory.rss", "By", "gauge", "Resident memory, shared pages counted repeatedly", 1024),
     Metric("process.memory.pss", "By", "gauge", "Resident memory, shared pages divided up; each 30 s", 1024),
     Metric("process.count", "{process}", "gauge", "Live processes of the job", 1),
     Metric("process.threads", "{thread}", "gauge", "Their threads", 1),
-    Metric("process.io.read", "By", "counter", "Bytes read by system calls: files, network file systems, pipes", 1),
+    Metric("process.io.read", "By", "counter", "Bytes read by system calls, from anything", 1),
     Metric("process.io.write", "By", "counter", "Bytes written by system calls", 1),
     Metric("process.disk.read", "By", "counter", "Bytes fetched from block devices", 1),
     Metric("process.disk.write", "By", "counter", "Bytes sent to block devices", 1),
@@ -58,7 +66,8 @@ _METRICS = (
 class _Process:
     """One process, as it was at its last `refresh()`. Times in clock ticks."""
 
-    __slots__ = ("_io_file", "_stat", "cpu", "io", "pid", "ppid", "reaped", "rss", "start", "state", "threads")
+    __slots__ = (
+        "_io_file", "_stat", "cpu", "io", "pid", "ppid", "reaped", "rss", "start", "state", "threads")
 
     def __init__(self, pid: str, start: int, root: str, *, keep: bool) -> None:
         self.pid, self.start, self.ppid, self.state = pid, start, "", b""
@@ -96,8 +105,8 @@ class _Process:
 
 
 class ProcessesSensor:
-    """Counters start at 0 before the job's first process. PSS is NaN until its first round, and when a round would
-    take too long; `io` is NaN when no process lets us read it."""
+    """Counters start at 0 before the job's first process. PSS is NaN until its first round, and when a round
+    would take too long; `io` is NaN when no process lets us read it."""
 
     name = "processes"
     metrics = _METRICS
@@ -110,7 +119,7 @@ class ProcessesSensor:
         if not os.path.isdir(self._proc):
             raise SensorUnavailable(f"there is no {self._proc}")
         self._load = KeptFile(os.path.join(self._proc, "loadavg"), 128)
-        self._last_pid = b""
+        self._last_pid, self._list_due = b"", -math.inf
         self._known: set[str] = set()
         self._doubtful: dict[str, tuple[int, float]] = {}  # looked at so often, look again then
         self._tracked: dict[str, _Process] = {}
@@ -140,12 +149,12 @@ class ProcessesSensor:
     def _discover(self, now: float) -> dict[str, _Process]:
         """Look at every process not seen before. Returns tracked ones that are no longer listed.
 
-        A number is known until it is missing from a listing. It cannot come back between two of them, save where all
-        of the pids went round; for the tracked the start time tells.
+        A number is known until it is missing from a listing. It cannot come back between two of them, save
+        where all of the pids went round; for the tracked the start time tells.
         """
         for pid in [pid for pid, (_, due) in self._doubtful.items() if now >= due]:
             self._examine(pid, now)
-        if not self._forked():
+        if not self._forked(now):
             return {}
         listed = set(os.listdir(self._proc))
         gone = {pid: self._tracked.pop(pid) for pid in self._tracked.keys() - listed}
@@ -155,15 +164,17 @@ class ProcessesSensor:
         self._known = listed
         return gone
 
-    def _forked(self) -> bool:
-        """Whether a process was made since the last time. The last number of /proc/loadavg is the pid given last;
-        reading it costs a hundredth of listing the processes of a large node."""
+    def _forked(self, now: float) -> bool:
+        """Whether a process may have been made since the last time. The last number of /proc/loadavg is the
+        pid given last: 1 us, where listing a hundred processes takes 40, and some nodes have thousands."""
         try:
             last = self._load.read().rsplit(None, 1)[-1]
         except (OSError, IndexError):
             return True
-        changed, self._last_pid = last != self._last_pid, last
-        return changed
+        if last == self._last_pid and now < self._list_due:
+            return False
+        self._last_pid, self._list_due = last, now + _LIST_PERIOD_S
+        return True
 
     def _examine(self, pid: str, now: float) -> None:
         looks, _ = self._doubtful.pop(pid, (0, 0.0))
@@ -179,8 +190,8 @@ class ProcessesSensor:
             self._doubtful[pid] = looks + 1, now + _LOOK_AGAIN_S[looks]
 
     def _refresh(self, gone: dict[str, _Process]) -> None:
-        """Read all, parents first, until a pass has lost none. Then no time is counted twice: a child that was read
-        after its parent had not been waited for when its parent was read."""
+        """Read all, parents first, until a pass has lost none. Then no time is counted twice: a child that
+        was read after its parent had not been waited for when its parent was read."""
         for _ in range(_PASSES):
             lost = [p for p in self._tracked.values() if not p.refresh()]
             if not lost:
@@ -191,8 +202,8 @@ class ProcessesSensor:
             process.close()
 
     def _settle(self, gone: dict[str, _Process], before: dict[str, tuple[int, tuple[int, ...]]]) -> None:
-        """Add to the losses what the parents' growth does not cover. A vanished parent had a parent: who reaped it
-        has what it had reaped."""
+        """Add to the losses what the parents' growth does not cover. A vanished parent had a parent: who
+        reaped it has what it had reaped."""
         due: dict[str, list[int]] = {}
         for process in gone.values():
             heir = process.ppid
@@ -228,7 +239,8 @@ class ProcessesSensor:
             self._pss = self._measure_pss()
             self._pss_due = now + self._pss_period
         counted = [float(n) for n in self._total[1:]] if self._readable else [math.nan] * 4
-        return [self._total[0] * _TICK, rss * _PAGE, self._pss if count else math.nan, count, threads, *counted]
+        pss = self._pss if count else math.nan
+        return [self._total[0] * _TICK, rss * _PAGE, pss, count, threads, *counted]
 
     def _measure_pss(self) -> float:
         """By, NaN when it cannot be had of every process within the budget."""

@@ -1,8 +1,9 @@
-"""Energy of CPU packages and their memory: RAPL, of Intel and (package only) AMD. Source: the kernel's powercap
-class, /sys/class/powercap/intel-rapl:<zone>[:<subzone>]/{name,energy_uj,max_energy_range_uj}, microjoules.
+"""Energy of CPU packages and their memory: RAPL, of Intel and (package only) AMD. Source: the kernel's
+powercap class, /sys/class/powercap/intel-rapl:<zone>[:<subzone>]/{name,energy_uj,max_energy_range_uj},
+microjoules.
 
-What adds up is marked by the device attribute `summed`: packages and their DRAM, or psys alone where there is one
-(it meters the whole platform). The subzones core and uncore are inside their package and are not read.
+What adds up is marked by the device attribute `summed`: packages and their DRAM, or psys alone where there is
+one (it meters the whole platform). The subzones core and uncore are inside their package and are not read.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from yprovd.model import Device, Metric, Scalar
 from yprovd.sensors import Surroundings
 from yprovd.sensors.files import KeptFile, Rising, read_word
 
-#: The kernel lets only root read these since 5.10 (CVE-2020-8694: one can listen to other users' computations).
+#: The kernel lets only root read these since 5.10 (CVE-2020-8694: one can listen to other users'
+#: computations).
 _HINT = "an administrator may allow it until the next boot: sudo chmod a+r /sys/class/powercap/*/energy_uj"
 
 
 class RaplSensor:
     """One device (`rapl`, such as `package-0`, `dram-0`, `psys`) per zone that can be read.
 
-    A value starts at the first raw reading and only grows: the hardware's 32 bits go round every few minutes under
-    load, and are followed as long as two reads are less than one round apart. A zone that vanishes is NaN.
+    A value starts at the first raw reading and only grows: the hardware's 32 bits go round every few minutes
+    under load, and are followed as long as two reads are less than one round apart. A zone that vanishes is
+    NaN.
     """
 
     name = "rapl"
@@ -69,8 +72,8 @@ def _joules(file: KeptFile, counter: Rising) -> float:
 def _zones(base: str) -> list[tuple[str, str]]:
     """(directory, id) of the zones worth reading, sorted. The class lists zones and subzones side by side.
 
-    The memory-mapped meter of a package is the one of its registers by another way: it is taken only where the
-    registers have none.
+    The memory-mapped meter of a package is the one of its registers by another way: it is taken only where
+    the registers have none.
     """
     try:
         listed = os.listdir(base)

@@ -199,7 +199,9 @@ def figures_of(values: Cells, missing: int, total: float | None = None) -> Figur
     """`values`: those that are there, as stored, in the order of the array."""
     if not values.size:
         return Figures(0, missing, None, None, None, None, None)
-    return Figures(values.size, missing, float(values.min()), float(values.mean(dtype=np.float64)),
+    with np.errstate(over="ignore"):
+        mean = float(values.mean(dtype=np.float64))
+    return Figures(values.size, missing, float(values.min()), mean if np.isfinite(mean) else None,
                    float(values.max()), float(values[-1]), total)
 
 

@@ -21,9 +21,6 @@ Nothing of the machine or time of the stitch is in it: one spool, one store.
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +29,6 @@ import numpy as np
 
 from yprovd.stitch.align import (
     STORAGE,
-    Figures,
     Group,
     figures_of,
     groups_of,
@@ -44,20 +40,14 @@ from yprovd.stitch.align import (
 from yprovd.stitch.attribution import Attribution
 from yprovd.stitch.document import json_text
 from yprovd.stitch.record import F64, I64, MetricTable, Process, Record
-from yprovd.stitch.storage import Store, sentinel, text
+from yprovd.stitch.storage import LARGE, Store, encoded, int64, sentinel, text
 from yprovd.wire import NO_STEP
 
 __all__ = ["STORAGE", "SeriesInfo", "encoded", "write_series"]
 
-EPOCH = "since 1970-01-01T00:00:00Z"
-#: From how many rows on a column is worth looking at for a smaller form.
-LARGE = 4096
-#: Bytes of a percent-encoded name; file systems allow 255.
-LONGEST = 200
 GROUPS = frozenset({"host", "clock", "metrics", "spans", "events", "nodes", "processes"})
 _COORDINATES = frozenset({"time", "node", "hostname", "device", "device_name", "device_attributes"})
 _COLUMNS = frozenset({"step", "epoch", "rank", "time", "row"})
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\%]")
 
 
 @dataclass(frozen=True)
@@ -91,7 +81,8 @@ def write_series(record: Record, attribution: Attribution, path: Path) -> list[S
     infos: list[SeriesInfo] = []
     groups = groups_of(record.nodes)
     for group in groups:
-        suffix = "" if group.interval_ns == groups[0].interval_ns else f"_{group.interval_ns / 1e9:g}s"
+        rate = f"{group.interval_ns / 1e9:.9f}".rstrip("0").rstrip(".")
+        suffix = "" if group.interval_ns == groups[0].interval_ns else f"_{rate}s"
         infos += _write_group(store, record, group, suffix)
     infos += _write_metrics(store, record.metrics, record.processes)
     _write_spans(store, record, attribution)
@@ -99,31 +90,6 @@ def write_series(record: Record, attribution: Attribution, path: Path) -> list[S
     _write_nodes(store, record)
     store.close()
     return infos
-
-
-def encoded(name: str, reserved: Iterable[str] = ()) -> str:
-    """A name as one component of a path, such that `unquote` gives it back. Only an empty or very long name cannot be
-    given back; it is told apart by a hash."""
-    name = text(name)
-    out = _UNSAFE.sub(lambda m: "".join(f"%{b:02X}" for b in m[0].encode()), name)
-    if out.startswith((".", "__")) or out in reserved or out == "zarr.json":
-        out = f"%{ord(out[0]):02X}{out[1:]}"
-    if not out or len(out.encode()) > LONGEST:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-        out = out.encode()[:LONGEST - 17].decode(errors="ignore").rpartition("%")[0] + "~" + digest
-    return out
-
-
-def _times(store: Store, path: str, wall_ns: I64, dim: str, name: str, *, missing: bool = False) -> None:
-    """Times as integers, in nanoseconds, or many of them in the coarsest unit that is exact for all."""
-    units = "nanoseconds"
-    if len(wall_ns) >= LARGE and not missing:
-        for unit, size in (("seconds", 10**9), ("milliseconds", 10**6), ("microseconds", 10**3)):
-            if not np.any(wall_ns % size):
-                units, wall_ns = unit, wall_ns // size
-                break
-    store.array(path, wall_ns, (dim,), fill=missing, units=f"{units} {EPOCH}", long_name=name,
-                calendar="proleptic_gregorian")
 
 
 # what the sensors delivered
@@ -176,8 +142,8 @@ def _grid(store: Store, group: Group, name: str, nodes: Any, record: Record) -> 
     """Make the group and its coordinates: (dimensions, what else describes a row)."""
     store.group(name, {"interval_seconds": group.interval_ns / 1e9})
     grid = group.start_ns + group.interval_ns * np.arange(group.slots, dtype=np.int64)
-    _times(store, f"{name}/time", grid, "time", "tick of the grid")
-    store.array(f"{name}/node", nodes, ("device" if group.cls and name[:5] != "clock" else "node",),
+    store.times(f"{name}/time", grid, "time", "tick of the grid")
+    store.array(f"{name}/node", nodes, ("device" if group.cls else "node",),
                 long_name="index of the node in the group `nodes`")
     if not group.cls:
         store.array(f"{name}/hostname", [record.nodes[i].host for i in nodes], ("node",), long_name="host name")
@@ -204,7 +170,7 @@ def _write_metrics(store: Store, table: MetricTable, processes: list[Process]) -
     names: dict[str, int] = {}
     of_context = np.array([contexts.setdefault(c, len(contexts)) for _n, c, _e in table.keys])
     of_name = np.array([names.setdefault(n, len(names)) for n, _c, _e in table.keys])
-    of_epoch = np.array([NO_STEP if e is None else e for _n, _c, e in table.keys], dtype=np.int64)
+    of_epoch = np.array([int64(e) for _n, _c, e in table.keys], dtype=np.int64)
     ranks = np.array([i if p.rank is None else p.rank for i, p in enumerate(processes)], dtype=np.int32)
     context, listed = of_context[table.key], list(names)
     infos: list[SeriesInfo] = []
@@ -286,7 +252,7 @@ def _write_table(
     for name, column in (("step", calls.step[heads]), ("epoch", calls.epoch[heads])):
         store.array(f"{group}/{name}", column, ("row",), fill=bool(np.any(column == NO_STEP)), long_name=name)
     store.array(f"{group}/rank", rank[sort], ("row",), long_name="rank of the process, else its index")
-    _times(store, f"{group}/time", time[sort], "row", "first call of the row")
+    store.times(f"{group}/time", time[sort], "row", "first call of the row")
     by_metric = np.argsort(calls.metric.astype(np.uint32), kind="stable") if len(names) > 1 else np.arange(len(order))
     ends = np.cumsum(np.bincount(calls.metric, minlength=len(names)))
     infos: list[SeriesInfo] = []
@@ -328,7 +294,8 @@ def _decimals(values: F64) -> int | None:
     if np.any(np.signbit(values[values == 0])):
         return None  # -0.0
     probe = values[::max(1, len(values) // 500)]
-    return next((k for k in range(7) if fits(probe, k) and fits(values, k)), None)
+    with np.errstate(over="ignore"):
+        return next((k for k in range(7) if fits(probe, k) and fits(values, k)), None)
 
 
 # what happened, and where
@@ -346,13 +313,13 @@ def _write_spans(store: Store, record: Record, attribution: Attribution) -> None
     store.array("spans/rank", np.array([ranks[s.process] for s in spans], dtype=np.int32), row, long_name="rank, or -1")
     for name in ("kind", "name", "context"):
         store.array(f"spans/{name}", [getattr(s, name) or "" for s in spans], row, long_name=name)
-    _optional(store, "spans/epoch", [s.epoch for s in spans])
+    store.optional("spans/epoch", [s.epoch for s in spans])
     for name in ("id", "parent"):
         store.array(f"spans/{name}", np.array([getattr(s, name) for s in spans], dtype=np.int64), row,
                     long_name=f"{name} within the process")
-    _times(store, "spans/begin", np.array([s.begin_wall_ns for s in spans]), "row", "begin")
+    store.times("spans/begin", np.array([s.begin_wall_ns for s in spans]), "row", "begin")
     ends = np.array([NO_STEP if s.end_wall_ns is None else s.end_wall_ns for s in spans])
-    _times(store, "spans/end", ends, "row", "end, missing when the process never said so", missing=True)
+    store.times("spans/end", ends, "row", "end, missing when the process never said so", missing=True)
     for name, units, values in (
         ("duration", "s", attribution.span_duration_s), ("energy", "J", attribution.span_energy_j),
         ("cpu_time", "s", attribution.span_cpu_s), ("memory_peak", "byte", attribution.span_peak_bytes),
@@ -360,18 +327,12 @@ def _write_spans(store: Store, record: Record, attribution: Attribution) -> None
         store.array(f"spans/{name}", np.array(values, dtype=np.float64), row, units=units, long_name=name)
 
 
-def _optional(store: Store, path: str, values: list[int | None], dim: str = "row", **attributes: Any) -> None:
-    """Integers of which some are missing."""
-    column = np.array([sentinel("i8") if v is None else v for v in values], dtype=np.int64)
-    store.array(path, column, (dim,), fill=True, long_name=path.rpartition("/")[2], **attributes)
-
-
 def _write_events(store: Store, record: Record) -> None:
     events = record.events
     if not events:
         return
     store.group("events")
-    _times(store, "events/time", np.array([e.wall_ns for e in events]), "row", "time")
+    store.times("events/time", np.array([e.wall_ns for e in events]), "row", "time")
     store.array("events/process", np.array([e.process for e in events], dtype=np.int32), ("row",),
                 long_name="index of the process in the group `processes`")
     for name, values in (
@@ -379,7 +340,7 @@ def _write_events(store: Store, record: Record) -> None:
         ("attributes", [json_text(e.attributes) for e in events]),
     ):
         store.array(f"events/{name}", values, ("row",), long_name=name)
-    _optional(store, "events/epoch", [e.epoch for e in events])
+    store.optional("events/epoch", [e.epoch for e in events])
 
 
 def _write_nodes(store: Store, record: Record) -> None:
@@ -393,12 +354,10 @@ def _write_nodes(store: Store, record: Record) -> None:
         for name, units in (("logical_cpus", "1"), ("memory_bytes", "byte")):
             numbers = [f if isinstance(f := n.facts.get(name), int) else None for n in record.nodes]
             if any(f is not None for f in numbers):
-                _optional(store, f"nodes/{name}", numbers, "node", units=units)
+                store.optional(f"nodes/{name}", numbers, "node", units=units)
     if record.processes:
         store.group("processes")
         store.array("processes/host", [p.host for p in record.processes], ("process",), long_name="host name")
         for name in ("pid", "rank", "node", "logged", "received", "dropped"):
-            _optional(store, f"processes/{name}", [getattr(p, name) for p in record.processes], "process")
+            store.optional(f"processes/{name}", [getattr(p, name) for p in record.processes], "process")
 
-
-_FIGURES = Figures

@@ -1,16 +1,21 @@
 """Arrays into a Zarr v3 store: the one file that knows zarr. Few files, only codecs that every reader has.
 
 zarr works in memory, many arrays at a time on one event loop, and what it made is then copied to files: 0.7 ms for a
-small array, where `create_array` and a write in a LocalStore take 3.6 ms. Nothing may read the folder before `close`,
-so neither temporary names nor consolidated metadata (off the specification, and stale after a change) are needed.
+small array, where `create_array` and a write in a LocalStore take 3.6 ms. Nobody may read the folder before `close`.
+
+The metadata of all arrays is written again into that of the root, as `zarr.consolidate_metadata` does it: xarray warns
+where it is not found, although it is not in the specification (readers may ignore it, and this store never changes).
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,8 +35,15 @@ SHARD_ROWS = 64 * CHUNK_ROWS
 #: Bytes of values that may wait in memory before they are compressed and written.
 BATCH = 64 << 20
 
+#: From how many values on a smaller form is worth looking for.
+LARGE = 4096
+#: Bytes of a percent-encoded name; file systems allow 255.
+LONGEST = 200
+EPOCH = "since 1970-01-01T00:00:00Z"
+
 NUMBERS = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle")
 STRINGS = BloscCodec(cname="zstd", clevel=5, shuffle="noshuffle", typesize=1)
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\%]")
 
 
 def layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
@@ -60,6 +72,25 @@ def sentinel(dtype: npt.DTypeLike) -> int:
     return int(np.iinfo(np.dtype(dtype)).min)
 
 
+def int64(value: int | None) -> int:
+    """An integer that may be missing, or (a script's epoch) larger than any integer of an array."""
+    least = sentinel("i8")
+    return least if value is None else min(max(value, least + 1), -(least + 1))
+
+
+def encoded(name: str, reserved: Iterable[str] = ()) -> str:
+    """A name as one component of a path, such that `urllib.parse.unquote` gives it back. An empty or very long name
+    cannot be given back: it is told apart by a hash. zarr takes a backslash for a slash."""
+    name = text(name)
+    out = _UNSAFE.sub(lambda m: "".join(f"%{b:02X}" for b in m[0].encode()), name)
+    if out.startswith((".", "__")) or out in reserved or out == "zarr.json":
+        out = "".join(f"%{b:02X}" for b in out[0].encode()) + out[1:]
+    if not out or len(out.encode()) > LONGEST:
+        front = re.sub("%[0-9A-F]?$", "", out.encode()[:LONGEST - 17].decode(errors="ignore"))
+        out = f"{front}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return out
+
+
 class Store:
     """A store in the new folder `path`. Arrays are held until `BATCH` bytes are there, or until `close`."""
 
@@ -70,7 +101,7 @@ class Store:
         self._groups: list[tuple[str, dict[str, Any]]] = []
         self._bytes = 0
         self._memory: dict[str, Any] = {}
-        self._written: set[str] = set()
+        self._metadata: dict[str, Any] = {}
         os.makedirs(path)
         self._made = {os.fspath(path)}
         self.group("", attributes)
@@ -100,28 +131,56 @@ class Store:
         if self._bytes > BATCH:
             self._flush()
 
+    def times(
+        self, path: str, wall_ns: npt.NDArray[np.int64], dim: str, long_name: str, *, missing: bool = False
+    ) -> None:
+        """Times as integers, in nanoseconds, or many of them in the coarsest unit that is exact for all. `missing`:
+        some are the sentinel."""
+        units = "nanoseconds"
+        if len(wall_ns) >= LARGE and not missing:
+            for unit, size in (("seconds", 10**9), ("milliseconds", 10**6), ("microseconds", 10**3)):
+                if not np.any(wall_ns % size):
+                    units, wall_ns = unit, wall_ns // size
+                    break
+        self.array(path, wall_ns, (dim,), fill=missing, units=f"{units} {EPOCH}", long_name=long_name,
+                   calendar="proleptic_gregorian")
+
+    def optional(self, path: str, values: Sequence[int | None], dim: str = "row", **attributes: Any) -> None:
+        """Integers of which some are missing."""
+        self.array(path, np.array([int64(v) for v in values], dtype=np.int64), (dim,), fill=True,
+                   long_name=path.rpartition("/")[2], **attributes)
+
     def close(self) -> None:
+        """Write what is left. The store is whole from here on."""
         self._flush()
+        root = self._metadata.pop("")
+        below = dict(sorted(self._metadata.items()))
+        root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": below}
+        self._file("", "zarr.json", memoryview(json.dumps(root, indent=2, allow_nan=False).encode()))
         self._pool.shutdown()
 
     def _flush(self) -> None:
         # On a thread of our own: the caller's may be running an event loop already.
         self._pool.submit(asyncio.run, self._compress()).result()
         for key, buffer in self._memory.items():
-            if key in self._written:
-                continue  # zarr makes a group anew, without its attributes, for the arrays of a later batch
-            self._written.add(key)
-            file = os.path.join(self._path, *key.split("/"))
-            folder = os.path.dirname(file)
-            if folder not in self._made:
-                os.makedirs(folder, exist_ok=True)
-                self._made.add(folder)
-            with open(file, "wb", buffering=0) as f:
-                view = memoryview(buffer.as_numpy_array()).cast("B")
-                while view:
-                    view = view[f.write(view):]
+            folder, _, name = key.rpartition("/")
+            data = memoryview(buffer.as_numpy_array()).cast("B")
+            if name == "zarr.json":
+                if folder in self._metadata:
+                    continue  # zarr makes a group anew, without its attributes, for the arrays of a later batch
+                self._metadata[folder] = json.loads(data.tobytes())
+            self._file(folder, name, data)
         self._memory.clear()
         self._bytes = 0
+
+    def _file(self, folder: str, name: str, data: memoryview) -> None:
+        path = os.path.join(self._path, folder)
+        if path not in self._made:
+            os.makedirs(path, exist_ok=True)
+            self._made.add(path)
+        with open(os.path.join(path, name), "wb", buffering=0) as f:
+            while data:
+                data = data[f.write(data):]
 
     async def _compress(self) -> None:
         store = MemoryStore(self._memory)
