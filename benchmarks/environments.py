@@ -21,8 +21,8 @@ PEERS = {
     "wandb": ["wandb"],
     "mlflow": ["mlflow-skinny", "sqlalchemy", "alembic"],
     "con-duct": ["con-duct"],
-    "yprov4ml": ["numpy", "pandas", "psutil", "prov", "pydot", "typing_extensions", "xarray", "netCDF4", "zarr>=3",
-                 "rocrate", "numcodecs"],
+    "yprov4ml": ["numpy", "pandas", "psutil", "prov[graph]", "pydot", "typing_extensions", "xarray", "netCDF4",
+                 "zarr>=3", "rocrate", "numcodecs"],
 }
 ALONE = {"yprov4ml": "yprov4ml==3.2.8"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -107,17 +108,26 @@ def test_inputs_and_outputs_named_on_the_command_line_are_hashed_or_excused(tmp_
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> object:
-    """A file system of 3 MB that goes away again."""
+    """A file system of 6 MB that goes away again."""
     place = tmp_path / "disk"
     place.mkdir()
     if os.geteuid() != 0:
         pytest.skip("needs root to mount a small file system")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True,
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(place)], capture_output=True,
                              check=False)
     if mounted.returncode:
         pytest.skip(f"cannot mount: {mounted.stderr.decode().strip()}")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Take all room that is left."""
+    fd = os.open(disk / "more", os.O_WRONLY | os.O_CREAT)
+    with contextlib.suppress(OSError):
+        while True:
+            os.write(fd, bytes(4096))
+    os.close(fd)
 
 
 @pytest.mark.root
@@ -126,27 +136,23 @@ def test_a_disk_that_fills_up_while_running_costs_no_data_when_it_is_emptied_in_
 ) -> None:
     program = (
         "import yprov, sys\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
         "for i in range(20000): yprov.log_metric('x', i, step=i)\n"
-        "print('logged', flush=True)\n"
-        "sys.stdin.readline()\n"
-        "print(yprov.flush(10))\n"
+        "print(yprov.flush(1), flush=True); sys.stdin.readline()\n"
+        "print(yprov.flush(20), flush=True)\n"
     )
-    (small_disk / "ballast").write_bytes(b"\0" * (2 << 20))
     with start("run", "--keep-spool", "--dir", str(small_disk / "runs"), "--", sys.executable, "-c", program,
                cwd=tmp_path, stdin=subprocess.PIPE) as running:
         assert running.stdout is not None
-        assert running.stdout.readline() == "logged\n"
+        assert running.stdin is not None
+        assert running.stdout.readline() == "ready\n"
         (run_dir,) = (small_disk / "runs").iterdir()
-        with open(small_disk / "more", "wb") as f:  # now there is no room at all
-            try:
-                while True:
-                    f.write(b"\0" * 4096)
-                    f.flush()
-            except OSError:
-                pass
-        (small_disk / "ballast").unlink()
+        fill(small_disk)
+        running.stdin.write("go\n")
+        running.stdin.flush()
+        assert running.stdout.readline() == "False\n"
         (small_disk / "more").unlink()
-        out, err = running.communicate("\n", timeout=60)
+        out, err = running.communicate("go\n", timeout=60)
         assert out == "True\n"
         assert running.returncode == 0, err
     assert state(run_dir) == "completed"
@@ -162,13 +168,7 @@ def test_a_disk_that_stays_full_keeps_the_status_and_says_what_to_do(tmp_path: P
                cwd=tmp_path, stdin=subprocess.PIPE) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "ready\n"
-        with open(small_disk / "more", "wb") as f:
-            try:
-                while True:
-                    f.write(b"\0" * 512)
-                    f.flush()
-            except OSError:
-                pass
+        fill(small_disk)
         _, err = running.communicate("\n", timeout=90)
     assert running.returncode == 7
     assert "Traceback" not in err

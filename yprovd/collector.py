@@ -29,6 +29,8 @@ from yprovd.wire import Kind, Packer, new_source
 SYNC_S = 0.2
 #: How long the nodes are waited for when the run ends (their files, their drain, the job's grace).
 FINISH_S = 35.0
+#: For so long after the start a stitch is kept ready.
+EARLY_STITCH_S = 3.0
 #: How long the launcher may take to say goodbye once the nodes have.
 LAUNCHER_S = 15.0
 
@@ -51,6 +53,10 @@ class Collector:
         self.synced_at = 0.0
         self.full = False
         self.finish = self.launcher_gone = self.terminated = False
+        # A stitch needs a third of a second to load numpy and zarr. For a command that is over in a moment it is loaded
+        # from the start; a longer run does not pay for it with memory.
+        self.stitch: subprocess.Popen[bytes] | None = _start_stitch(run_dir)
+        self.stitch_until = time.monotonic() + EARLY_STITCH_S
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, self._on_term)
@@ -59,11 +65,20 @@ class Collector:
         self._write([self.packer.json(Kind.SOURCE, about_source("collector"))])
         while not (self.finish or self.launcher_gone or self.terminated):
             self._turn()
+            if self.stitch is not None and time.monotonic() > self.stitch_until:
+                self._drop_stitch()
         if self.terminated and not self.launcher_gone:
             self._sync()
             self.spool.close()
+            self._drop_stitch()
             return 0  # the launcher is there and starts another one
         return self._finish()
+
+    def _drop_stitch(self) -> None:
+        if self.stitch is not None:
+            self.stitch.kill()
+            self.stitch.wait()
+            self.stitch = None
 
     def _on_term(self, _signum: int, _frame: object) -> None:
         self.terminated = True
@@ -130,7 +145,7 @@ class Collector:
 
     def _finish(self) -> int:
         """Stop the nodes, take their last words, close the spool, make the archive. Returns the stitch's status."""
-        stitch = _start_stitch(self.run_dir)
+        stitch = self.stitch or _start_stitch(self.run_dir)
         if not self.finish:
             self._write([self.packer.json(Kind.END, {
                 "state": "killed", "reason": "yprov run was killed", "ended_ns": self.clock.wall_ns()})])
@@ -153,8 +168,8 @@ class Collector:
             os.unlink(os.path.join(self.config.runtime_dir, "collector.sock"))
             os.rmdir(self.config.runtime_dir)  # the last one out
         assert stitch.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            stitch.stdin.close()  # go
+        with contextlib.suppress(BrokenPipeError), stitch.stdin:
+            stitch.stdin.write(b"go\n")
         return stitch.wait()
 
     def _let_launcher_finish(self) -> None:
@@ -169,11 +184,14 @@ class Collector:
 
 
 def _start_stitch(run_dir: Path) -> subprocess.Popen[bytes]:
-    """Start the stitch's interpreter now, so that it loads numpy and zarr while the nodes drain; it begins when its
-    standard input ends."""
+    """Start the stitch's interpreter now, so that it loads numpy and zarr while the nodes drain; it begins when it is
+    told to. If we die first, its standard input ends without a word, and it ends."""
     environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-P", "-m", "yprovd.stitch", "--when-stdin-ends", str(run_dir)],
-                            stdin=subprocess.PIPE, env=environ, start_new_session=True)
+    stitch = subprocess.Popen([sys.executable, "-P", "-m", "yprovd.stitch", "--when-told", str(run_dir)],
+                              stdin=subprocess.PIPE, env=environ, start_new_session=True)
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, stitch.pid, 5)  # the job comes first
+    return stitch
 
 
 def _log(text: str) -> None:

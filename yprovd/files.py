@@ -37,16 +37,18 @@ class FileWorker:
         self._artifacts = artifacts
         self._sink = sink
         self._limit = hash_limit
-        self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[dict[str, Any], bool] | None] = queue.SimpleQueue()
         self._deadline = float("inf")
         self._thread: threading.Thread | None = None
 
     def declare(self, source: int, declaration: dict[str, Any]) -> None:
-        """Look at this file soon. Never blocks."""
+        """Look at this file soon. Never blocks. Raises KeyError or TypeError for what is not a declaration."""
+        facts = {"path": str(declaration["path"]), "t": declaration["t"], "source": f"{source:016x}"}
+        copy = bool(declaration.get("copy"))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="yprov-files", daemon=True)
             self._thread.start()
-        self._queue.put({**declaration, "source": f"{source:016x}"})
+        self._queue.put((facts, copy))
 
     def close(self, timeout_s: float) -> None:
         """Finish what was declared, for at most `timeout_s`; what is left is told so as a fact."""
@@ -65,14 +67,15 @@ class FileWorker:
             declared = self._queue.get()
             if declared is None:
                 return
-            path = str(declared["path"])
-            facts = {"path": path, "t": declared["t"], "source": declared["source"]}
+            facts, copy = declared
             try:
-                facts.update(self._look(path, copy=bool(declared.get("copy"))))
+                facts.update(self._look(facts["path"], copy=copy))
             except _OutOfTime:
                 facts["reason"] = "the run ended before it was read"
             except OSError as e:
                 facts["reason"] = e.strerror or str(e)
+            except ValueError as e:  # a name that no file can have: with a zero byte in it
+                facts["reason"] = str(e)
             self._sink(facts)
 
     def _look(self, path: str, *, copy: bool) -> dict[str, Any]:
@@ -90,20 +93,19 @@ class FileWorker:
         facts["size"] = stat.st_size
         if stat.st_size > self._limit and not copy:
             return {**facts, "reason": f"larger than {self._limit} bytes"}
-        digest, stored = self._read(path, copy=copy)
+        digest, size, stored = self._read(path, copy=copy)
+        if stored:  # the checksum is the copy's, whatever has become of the file
+            return {**facts, "size": size, "sha256": digest, "stored": stored}
         after = os.stat(path)
         if (after.st_size, after.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns):
-            facts.update(size=after.st_size, modified_ns=after.st_mtime_ns)
-            if not stored:
-                return {**facts, "reason": "it changed while it was read"}
-        facts["sha256"] = digest
-        if stored:
-            facts["stored"] = stored
-        return facts
+            return {**facts, "size": after.st_size, "modified_ns": after.st_mtime_ns,
+                    "reason": "it changed while it was read"}
+        return {**facts, "sha256": digest}
 
-    def _read(self, path: str, *, copy: bool) -> tuple[str, str]:
-        """(SHA-256, where the copy lies within the run's directory or "")."""
+    def _read(self, path: str, *, copy: bool) -> tuple[str, int, str]:
+        """(SHA-256, bytes, where the copy lies within the run's directory or "")."""
         digest = hashlib.sha256()
+        size = 0
         out = None
         partial = self._artifacts / f".partial-{os.getpid()}-{threading.get_native_id()}"
         try:
@@ -115,12 +117,13 @@ class FileWorker:
                     if time.monotonic() > self._deadline:
                         raise _OutOfTime
                     digest.update(block)
+                    size += len(block)
                     if out is not None:
                         out.write(block)
             if out is None:
-                return digest.hexdigest(), ""
+                return digest.hexdigest(), size, ""
             out.close()
-            return digest.hexdigest(), self._publish(partial, os.path.basename(path))
+            return digest.hexdigest(), size, self._publish(partial, os.path.basename(path))
         finally:
             if out is not None:
                 out.close()

@@ -82,7 +82,7 @@ class Schema:
             rows.append([m.name, m.unit, m.kind, m.description, m.resolution, at])
         absences = [[a.sensor, a.reason, a.hint] for a in self.absences]
         doc = {"interval_ns": self.interval_ns, "devices": listed, "metrics": rows, "absences": absences}
-        return json.dumps(doc, ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(doc, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
 
     @classmethod
     def from_json(cls, data: bytes) -> Schema:

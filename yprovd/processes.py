@@ -76,11 +76,11 @@ def carries_marker(pid: int | str, run_id: str, root: str = "/") -> bool:
 
 
 def job_processes(run_id: str, root: str = "/") -> Iterator[ProcessId]:
-    """Every live process of the run on this machine."""
+    """Every live process of the run on this machine, but never ourselves."""
     for entry in os.listdir(os.path.join(root, "proc")):
         if entry.isdigit() and carries_marker(entry, run_id, root):
             found = process_id(int(entry), root)
-            if found is not None and is_alive(found, root):
+            if found is not None and found.pid != os.getpid() and is_alive(found, root):
                 yield found
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from array import array
 from collections.abc import Callable, Sequence
 
 from yprovd.clock import Clock, Ticker
@@ -175,7 +176,7 @@ class Sampler:
     def _read(self, slot: _Slot) -> None:
         began = time.perf_counter()
         try:
-            values = slot.sensor.read()
+            values = array("d", slot.sensor.read())  # a copy, and numbers: None from a vendor's library is a failure
             failed = len(values) != len(slot.absent)
         except Exception:  # noqa: BLE001  one sensor's failure is counted and stays its own
             failed = True

@@ -88,6 +88,7 @@ class Sender:
         self.identity = identity  # stays the same when it connects anew, so that the receiver knows it again
         self.limit = limit
         self.pushed_out = 0
+        self.malformed = 0
         self.bytes_kept = 0
         self.heard = time.monotonic()  # when the receiver last gave a sign of life
         self._context = context or zmq.Context(io_threads=1)
@@ -156,14 +157,17 @@ class Sender:
             self.heard = time.monotonic()
             self._wait_s = RESEND_S
             self._resend_at = self.heard + self._wait_s
-            if parts[0][:1] == ACK:
-                for (number,) in struct.iter_unpack("<Q", parts[0][1:]):
-                    kept = self._kept.pop(number, None)
-                    if kept is not None:
-                        self.bytes_kept -= kept[2]
-                        acked.append(number)
-            else:
-                others.append(_parse(b"", parts))
+            try:
+                if parts[0][:1] == ACK:
+                    for (number,) in struct.iter_unpack("<Q", parts[0][1:]):
+                        kept = self._kept.pop(number, None)
+                        if kept is not None:
+                            self.bytes_kept -= kept[2]
+                            acked.append(number)
+                else:
+                    others.append(_parse(b"", parts))
+            except (WireError, struct.error):
+                self.malformed += 1
         return acked, others
 
     def resend_if_due(self) -> bool:

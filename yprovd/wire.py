@@ -140,7 +140,7 @@ def to_json(value: Any) -> bytes:
 def from_json(payload: bytes | memoryview) -> Any:
     try:
         return json.loads(str(payload, "utf-8"))
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise WireError(f"not JSON: {e}") from None
 
 
@@ -153,9 +153,9 @@ def _little(values: array[Any]) -> bytes:
 def _column(code: str, payload: memoryview, offset: int, n: int) -> tuple[array[Any], int]:
     column = array(code)
     stop = offset + n * column.itemsize
-    column.frombytes(payload[offset:stop])
-    if len(column) != n:
+    if stop > len(payload):
         raise WireError("a column is cut short")
+    column.frombytes(payload[offset:stop])
     if sys.byteorder == "big":
         column.byteswap()
     return column, stop
@@ -222,7 +222,10 @@ def unpack_metrics(payload: bytes | memoryview) -> list[MetricRow]:
     table = from_json(view[offset:])
     rows: list[MetricRow] = []
     for t, step, value, key in zip(times, steps, values, keys, strict=True):
-        name, context, epoch = table[key]
+        try:
+            name, context, epoch = table[key]
+        except (IndexError, KeyError, TypeError, ValueError):
+            raise WireError("a metrics block has a damaged table of keys") from None
         rows.append(MetricRow(t, name, value, None if step == NO_STEP else step, context, epoch))
     return rows
 
@@ -241,9 +244,9 @@ class Packer:
         self._clock = clock
 
     def frame(self, kind: int, payload: bytes) -> bytes:
-        seq = self.next_seq
-        self.next_seq = seq + 1
-        return pack(kind, self.source, seq, self._clock.wall_ns(), self._clock.mono_ns(), payload)
+        frame = pack(kind, self.source, self.next_seq, self._clock.wall_ns(), self._clock.mono_ns(), payload)
+        self.next_seq += 1  # not before: a payload that is refused must not leave a gap in the numbers
+        return frame
 
     def json(self, kind: int, value: Any) -> bytes:
         return self.frame(kind, to_json(value))

@@ -1,15 +1,17 @@
-"""Times single calls of a tool's `log_metric`, in the calling thread: `log_calls.py TOOL MODE SECONDS FOLDER`.
+"""Times single calls of a tool's `log_metric`, in the calling thread: `log_calls.py TOOL RATE SECONDS FOLDER`.
 
-TOOL: yprov, yprov4ml, wandb, mlflow-file, mlflow-sqlite. MODE: `tight`, one call after the other; `paced`, 1,000 calls
-a second with Python computing in between, as a training loop does. Prints one line of JSON: the median and the 99th
-percentile in ns, less the median cost of the timer itself.
+TOOL: yprov, yprov4ml, wandb, mlflow-file, mlflow-sqlite. RATE: 0 for one call after the other, or so many calls a
+second (at most) with Python computing in between, as a training loop does. Prints one line of JSON: the median and the 99th
+percentile in ns, less the median cost of the timer itself; and as `floor` the same for a function that takes a time
+stamp and appends a tuple, in the same process and loop: what this machine makes of the least that could be done.
 """
 
 import json
 import logging
 import os
 import sys
-from time import perf_counter_ns
+from collections import deque
+from time import monotonic_ns, perf_counter_ns
 
 #: Calls at most; below what the yprov client would have to drop.
 LIMIT = 200_000
@@ -24,7 +26,7 @@ def yprov(folder):
 def yprov4ml(folder):
     from yprov4ml_alone import yprov4ml
 
-    yprov4ml.start_run("bench", provenance_save_dir=folder, metrics_file_type="csv")
+    yprov4ml.start_run("bench", provenance_save_dir=folder, metrics_file_type="csv", rank=0)
     return (lambda name, value, step: yprov4ml.log_metric(name, value, "training", step)), yprov4ml.end_run
 
 
@@ -61,10 +63,11 @@ def timer_ns():
     return sorted(apart)[len(apart) // 2]
 
 
-def measure(log, mode, seconds):
+def measure(log, rate, seconds):
     took = []
     start = perf_counter_ns()
     end = start + int(seconds * 1e9)
+    gap = 1_000_000_000 // rate if rate else 0
     i = 0
     while i < LIMIT:
         value = 1.0 / (i + 1)
@@ -75,14 +78,20 @@ def measure(log, mode, seconds):
         i += 1
         if now > end:
             break
-        if mode == "paced":
-            due = start + i * 1_000_000
+        if gap:
+            due = start + i * gap
             while perf_counter_ns() < due:
                 value += 1.0
     return took
 
 
-def main(tool, mode, seconds, folder):
+def summary(took, timer):
+    took = sorted(max(0, t - timer) for t in took)
+    return {"calls": len(took), "median_ns": took[len(took) // 2], "p99_ns": took[int(len(took) * 0.99)],
+            "mean_ns": sum(took) / len(took), "max_ns": took[-1]}
+
+
+def main(tool, rate, seconds, folder):
     log, finish = TOOLS[tool](folder)
     timer = timer_ns()
     began = perf_counter_ns()
@@ -93,12 +102,12 @@ def main(tool, mode, seconds, folder):
     warm = perf_counter_ns() + 300_000_000  # the threads and processes of a tool come up at the first call
     while perf_counter_ns() < warm:
         pass
-    took = sorted(max(0, t - timer) for t in measure(log, mode, float(seconds)))
+    took = measure(log, int(rate), float(seconds))
     finish()
-    print(json.dumps({
-        "calls": len(took), "median_ns": took[len(took) // 2], "p99_ns": took[int(len(took) * 0.99)],
-        "mean_ns": sum(took) / len(took), "max_ns": took[-1], "timer_ns": timer, "first_ns": first,
-    }), flush=True)
+    kept = deque()
+    floor = measure(lambda name, value, step: kept.append((monotonic_ns(), name, value, step)), int(rate), 1.0)
+    print(json.dumps({**summary(took, timer), "timer_ns": timer, "first_ns": first, "floor": summary(floor, timer)}),
+          flush=True)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,22 @@ import types
 _EMPTY = ("torch", "torchvision", "lightning", "fvcore", "yprov4ml.prov2card")
 
 
-class _Empty(types.ModuleType):
-    __path__: list[str] = []  # noqa: RUF012
+class _Anything(type):
+    """A class whose attributes are such classes."""
 
-    def __getattr__(self, name):
+    def __getattr__(cls, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        made = type(name, (), {"__class_getitem__": classmethod(lambda cls, _: cls)})
-        setattr(self, name, made)
-        return made
+        return _Anything(name, (), {"__class_getitem__": classmethod(lambda made, _: made)})
+
+
+class _Empty(types.ModuleType):
+    """A module that has every name."""
+
+    __path__ = ()
+
+    def __getattr__(self, name):
+        return getattr(_Anything("any", (), {}), name)
 
 
 class _Finder:

@@ -51,7 +51,10 @@ class Daemons:
 
     def roll_call(self, timeout_s: float, interrupted: Callable[[], bool]) -> bool:
         """Wait until the collector has heard this node. False when it has not in time."""
-        from yprovd.transport import QUESTION, Sender, ipc
+        try:
+            from yprovd.transport import QUESTION, Sender, ipc
+        except ImportError:
+            return False  # no ZeroMQ, here or there: the daemons' logs say so
 
         self._sender = Sender(ipc(str(self.runtime_dir / "collector.sock")), limit=1 << 20,
                               identity=b"launcher-%d" % os.getpid())

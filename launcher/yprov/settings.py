@@ -15,10 +15,10 @@ def resolve(file: Path | None, options: Mapping[str, Any]) -> Settings:
     """`options`: as the keys of Settings, None where not given; tags as `K=V`. Raises YprovError."""
     data = _read(file) if file is not None else {}
     given = {k: v for k, v in options.items() if v is not None and v != []}
-    if "tags" in given:
-        given["tags"] = {**data.get("tags", {}), **_tags(given["tags"])}
     if file is not None:
         Settings.from_mapping(data, where=f"`{file}`", sensors=SENSORS)  # its own mistakes carry its own name
+    if "tags" in given:
+        given["tags"] = {**data.get("tags", {}), **_tags(given["tags"])}
     settings = Settings.from_mapping({**data, **given}, where="options", sensors=SENSORS)
     if not settings.experiment:
         settings = Settings(**{**vars(settings), "experiment": Path.cwd().name or "root"})

@@ -103,13 +103,14 @@ class NodeSpool(_Source):
     ) -> None:
         super().__init__(folder, number, host, {"role": "node", "pid": 10 + number, "facts": dict(facts or {})}, at)
         self.schema = Schema(round(interval_s * S), tuple(metrics), tuple(Absence(*a) for a in absences))
+        self.schema_id = self.schema.id
         self.frame(at, Kind.SCHEMA, self.schema.to_json())
 
     def sample(self, at: float, values: Sequence[float], *, nominal: float | None = None) -> None:
         """One tick, read at `at`; it stands for the nearest tick unless `nominal` says another."""
         interval = self.schema.interval_ns
         tick = (ns(at) + interval // 2) // interval * interval if nominal is None else ns(nominal)
-        self.frame(at, Kind.SAMPLES, pack_samples(self.schema.id, [Sample(tick, ns(at), self.mono(at), values)]))
+        self.frame(at, Kind.SAMPLES, pack_samples(self.schema_id, [Sample(tick, ns(at), self.mono(at), values)]))
 
 
 class ProcessSpool(_Source):
@@ -213,9 +214,12 @@ class RunSpool:
             ProcessSpool(self.folder, number, host, rank=rank, pid=1000 + number if pid is None else pid, at=at))
         return process
 
-    def record(self) -> Record:
-        """Close the files and read them back."""
+    def close(self) -> None:
         for source in self._sources:
             source.close()
         self._sources.clear()
+
+    def record(self) -> Record:
+        """Close the files and read them back."""
+        self.close()
         return read_record(spool_files(self.folder))

@@ -20,9 +20,9 @@ _TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 #: A mean over eight cores tells the frequency of the node; 256 reads a tick would tell no more.
 _MOST_FREQUENCIES = 8
 
-#: From Linux 4.13 to 5.17 one read of scaling_cur_freq may sleep for 10 ms and interrupts the core that it
-#: asks about. When the reads of a tick have taken this long (s), the other cores have their turn at the next
-#: tick.
+#: One read of scaling_cur_freq takes 1 us, or 10 to 20 ms on some Xeons and EPYCs (htop pull request 478,
+#: libuv pull request 5200), and disturbs the core that it asks about. A tick that has spent this long (s)
+#: stops asking, the next cores have their turn later, and all of it is kept below a hundredth of the time.
 _FREQUENCY_BUDGET_S = 0.001
 
 _METRICS = (
@@ -47,6 +47,7 @@ class CpuSensor:
         self._load = KeptFile(os.path.join(where.root, "proc/loadavg"), 128)
         self._frequencies = _cpufreq(os.path.join(where.root, "sys/devices/system/cpu"))
         self._at = 0
+        self._rest_until, self._last_frequency = -math.inf, math.nan
         self._times = [0, 0, 0, 0]
         self._before: tuple[int, int] | None = None
         try:
@@ -86,8 +87,10 @@ class CpuSensor:
             return math.nan
 
     def _frequency(self) -> float:
-        """Hz. Starts with the core after the last one read, and stops when the time is spent."""
-        end = self._clock() + _FREQUENCY_BUDGET_S
+        """Hz. Starts with the core after the last one read. The last value while slow reads are paid off."""
+        start = self._clock()
+        if start < self._rest_until:
+            return self._last_frequency
         kilohertz = []
         for _ in self._frequencies:
             self._at = (self._at + 1) % len(self._frequencies)
@@ -95,10 +98,13 @@ class CpuSensor:
                 kilohertz.append(int(self._frequencies[self._at].read()))
             except (OSError, ValueError):
                 pass  # a core that is offline, or `<unknown>`
-            if self._clock() > end:
+            now = self._clock()
+            if now > start + _FREQUENCY_BUDGET_S:
+                self._rest_until = now + 100 * (now - start)
                 break
         kilohertz = [k for k in kilohertz if k > 0]
-        return 1000.0 * sum(kilohertz) / len(kilohertz) if kilohertz else math.nan
+        self._last_frequency = 1000.0 * sum(kilohertz) / len(kilohertz) if kilohertz else math.nan
+        return self._last_frequency
 
     def _close_frequencies(self) -> None:
         for file in self._frequencies:

@@ -1,6 +1,7 @@
-"""`python -m yprovd.stitch [--when-stdin-ends] RUN_DIR`: how the collector and the launcher start a stitch.
+"""`python -m yprovd.stitch [--when-told] RUN_DIR`: how the collector and the launcher start a stitch.
 
-With `--when-stdin-ends` everything heavy is loaded first and the work begins when standard input ends.
+With `--when-told` everything heavy is loaded first, and the work begins with a line on standard input; without one
+(who started us was killed) it ends.
 """
 
 from __future__ import annotations
@@ -15,15 +16,23 @@ from yprovd.stitch import stitch
 
 def main(argv: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, set())  # the launcher blocks its signals, and we inherit that
-    if argv and argv[0] == "--when-stdin-ends":
+    if argv and argv[0] == "--when-told":
         from yprovd.stitch import attribution, crate, provenance, series, validate  # noqa: F401
 
-        sys.stdin.buffer.read()
+        if not sys.stdin.buffer.readline():
+            return 1
         argv = argv[1:]
     try:
         stitch(Path(argv[0]))
     except YprovError as e:
         print(f"error: {e}" + (f"\nhint: {e.hint}" if e.hint else ""), file=sys.stderr)
+        return 1
+    except Exception as e:  # noqa: BLE001  a defect of ours: for us to read, not for the user's terminal
+        import traceback
+
+        log = Path(argv[0]) / "logs" / "stitch.log"
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+        print(f"error: the stitch failed: {type(e).__name__}: {e}\nhint: please report this with `{log}`", file=sys.stderr)
         return 1
     return 0
 

@@ -17,7 +17,7 @@ from yprovd.stitch.storage import sentinel
 Cells = npt.NDArray[Any]
 
 #: Bytes of float64 values that are laid out at once.
-BLOCK = 256 << 20
+BLOCK = 16 << 20
 
 
 class Unit(NamedTuple):
@@ -121,7 +121,8 @@ class Group:
             row = np.array([self._row(node, None)])
             late = (samples.wall_ns - samples.nominal_ns) / 1000
             _fill(out, np.zeros(1, dtype=np.int64), row, self._slots_of(samples), late[None], over=True)
-        return np.rint(out[0], out=out[0])
+        late_us: F64 = np.rint(out[0])
+        return late_us
 
     def _slots_of(self, samples: Samples) -> I64:
         return (samples.nominal_ns - self.start_ns) // self.interval_ns

@@ -18,8 +18,11 @@ EVENTS  {"e": "param", t, name, value}; {"e": "begin", t, id, parent, kind ("con
 
 from __future__ import annotations
 
+import struct
+import zlib
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ import numpy.typing as npt
 from yprovd.errors import WireError
 from yprovd.model import Schema
 from yprovd.spool import SpoolReader
-from yprovd.wire import NO_STEP, Frame, Kind, from_json
+from yprovd.wire import NO_STEP, Frame, Kind, from_json, to_json
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
@@ -165,8 +168,20 @@ class Record:
     torn_bytes: int = 0
 
 
+_SAMPLES_HEAD = struct.Struct("<IH")
+
 #: Whose word counts most about how the run ended.
 _END_RANK = {"launcher": 0, "collector": 1, "node": 2}
+
+#: What an object of a kind has for certain, and its type; a frame without it is damage.
+_CERTAIN: dict[int, dict[str, type]] = {
+    Kind.SOURCE: {"role": str, "host": str, "boot_id": str, "pid": int},
+    Kind.FILE: {"t": int, "role": str, "path": str, "name": str},
+    Kind.FACTS: {"t": int, "path": str, "source": str},
+    Kind.LOSS: {"frames": int},
+}
+#: What nonsense in a frame raises while it is taken apart.
+_NONSENSE = (struct.error, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)  # or WireError
 
 
 class _Reading:
@@ -176,39 +191,47 @@ class _Reading:
         self.sources: dict[int, dict[str, Any]] = {}
         self.seen: dict[int, set[int]] = {}
         self.schemas: dict[int, Schema] = {}
-        self.samples: dict[tuple[int, int, int], list[tuple[int, memoryview]]] = {}
+        self.samples: dict[tuple[int, int, int], list[tuple[int, bytes | memoryview]]] = {}
         self.metrics: list[Frame] = []
         self.events: list[Frame] = []
         self.json: dict[int, list[tuple[int, int, Frame, dict[str, Any]]]] = {}
         self.first_ns = 0
         self.last_ns = 0
+        self.damaged = 0
 
     def take(self, frame: Frame) -> None:
         seen = self.seen.get(frame.source)
         if seen is None:
             seen = self.seen[frame.source] = set()
-        if frame.seq in seen:
-            return
+        known = len(seen)
         seen.add(frame.seq)
+        if len(seen) == known:
+            return
         if not self.first_ns or frame.wall_ns < self.first_ns:
             self.first_ns = frame.wall_ns
         if frame.wall_ns > self.last_ns:
             self.last_ns = frame.wall_ns
         kind = frame.kind
         if kind == Kind.SAMPLES:
-            view = memoryview(frame.payload)
-            schema_id = int.from_bytes(view[:4], "little")
-            ticks = int.from_bytes(view[4:6], "little")
-            self.samples.setdefault((frame.source, schema_id, ticks), []).append((frame.seq, view[8:]))
+            schema_id, ticks = _SAMPLES_HEAD.unpack_from(frame.payload)
+            key = (frame.source, schema_id, ticks)
+            blocks = self.samples.get(key)
+            if blocks is None:
+                blocks = self.samples[key] = []
+            blocks.append((frame.seq, frame.payload))
         elif kind == Kind.METRICS:
             self.metrics.append(frame)
         elif kind == Kind.EVENTS:
             self.events.append(frame)
         elif kind == Kind.SCHEMA:
-            schema = Schema.from_json(bytes(frame.payload))
-            self.schemas[schema.id] = schema
+            schema_id = zlib.crc32(frame.payload)
+            if schema_id not in self.schemas:  # it is announced again and again
+                self.schemas[schema_id] = Schema.from_json(bytes(frame.payload))
         else:
             value = from_json(frame.payload)
+            certain = _CERTAIN.get(kind, {})
+            if not isinstance(value, dict) or any(not isinstance(value.get(k), t) for k, t in certain.items()):
+                raise WireError(f"not an object of kind {kind}")
             if kind == Kind.SOURCE:
                 self.sources[frame.source] = value
             self.json.setdefault(kind, []).append((frame.source, frame.seq, frame, value))
@@ -226,18 +249,18 @@ class _Reading:
 def read_record(files: Iterable[Path]) -> Record:
     """Read spool files, in any order, into one record. Damage never raises: it is counted."""
     reading = _Reading()
-    damaged = torn = 0
+    torn = 0
     for path in files:
         reader = SpoolReader(path)
         for frame in reader:
             try:
                 reading.take(frame)
-            except (WireError, ValueError, KeyError, TypeError):
-                damaged += len(frame.payload)  # whole by its checksum, and yet not what its kind promises
-        damaged += reader.damaged
+            except _NONSENSE:
+                reading.damaged += len(frame.payload)  # whole by its checksum, and yet not what its kind promises
+        reading.damaged += reader.damaged
         torn += reader.torn
     record = _ordered(reading)
-    record.damaged_bytes, record.torn_bytes = damaged, torn
+    record.damaged_bytes, record.torn_bytes = reading.damaged, torn
     return record
 
 
@@ -283,54 +306,56 @@ def _ordered(reading: _Reading) -> Record:
 def _nodes(reading: _Reading) -> list[Node]:
     """A daemon that was started again is a new source on the same node."""
     nodes: dict[tuple[str, str], Node] = {}
-    for source, about in sorted(reading.sources.items(), key=lambda kv: (kv[1]["host"], kv[1]["boot_id"], kv[0])):
-        if about["role"] != "node":
-            continue
-        node = nodes.setdefault((about["host"], about["boot_id"]), Node(about["host"], about["boot_id"]))
-        node.facts.update(about.get("facts", {}))
-        for (of, schema_id, _ticks), blocks in sorted(reading.samples.items()):
-            if of == source and schema_id in reading.schemas:
-                node.samples.append(_columns(reading.schemas[schema_id], _ticks, blocks))
-    for node in nodes.values():
-        node.samples = _merged(node.samples)
+    parts: dict[tuple[str, str], dict[int, list[Samples]]] = {}
+    for _source, about in sorted(reading.sources.items(), key=lambda kv: (kv[1]["host"], kv[1]["boot_id"], kv[0])):
+        if about["role"] == "node":
+            key = (about["host"], about["boot_id"])
+            nodes.setdefault(key, Node(*key)).facts.update(about.get("facts", {}))
+            parts.setdefault(key, {})
+    for (source, schema_id, ticks), blocks in sorted(reading.samples.items(), key=lambda kv: kv[0]):
+        about = reading.sources.get(source, {})
+        if about.get("role") == "node" and schema_id in reading.schemas:
+            samples = _columns(reading.schemas[schema_id], ticks, blocks)
+            parts[about["host"], about["boot_id"]].setdefault(schema_id, []).append(samples)
+    for key, node in nodes.items():
+        node.samples = _merged(parts[key])
     return [nodes[key] for key in sorted(nodes)]
 
 
-def _columns(schema: Schema, ticks: int, blocks: list[tuple[int, memoryview]]) -> Samples:
-    """Blocks of equal shape as columns: one copy of the bytes, then views."""
+def _columns(schema: Schema, ticks: int, blocks: list[tuple[int, bytes | memoryview]]) -> Samples:
+    """Blocks of equal shape as columns. The values of one metric lie side by side: the archive goes by metrics."""
     width = len(schema.metrics)
-    size = ticks * (3 + width) * 8
-    whole = [view for _seq, view in sorted(blocks, key=lambda b: b[0]) if len(view) == size]
-    raw = np.frombuffer(b"".join(whole), dtype="<i8").reshape(len(whole), 3 + width, ticks)
-    times = raw[:, :3, :].transpose(1, 0, 2).reshape(3, -1)
-    values = raw[:, 3:, :].view("<f8").transpose(0, 2, 1).reshape(-1, width)
-    return Samples(schema, times[0], times[1], times[2], values)
+    size = (3 + width) * ticks
+    whole = [payload for _seq, payload in sorted(blocks, key=lambda b: b[0]) if len(payload) == 8 * (1 + size)]
+    raw = np.frombuffer(b"".join(whole), dtype="<i8").reshape(len(whole), 1 + size)
+    times = raw[:, 1:1 + 3 * ticks].reshape(-1, 3, ticks).transpose(1, 0, 2).reshape(3, -1)
+    values = np.empty((width, len(whole), ticks))
+    values[...] = raw[:, 1 + 3 * ticks:].view("<f8").reshape(len(whole), width, ticks).transpose(1, 0, 2)
+    return Samples(schema, times[0], times[1], times[2], values.reshape(width, -1).T)
 
 
-def _merged(samples: list[Samples]) -> list[Samples]:
+def _merged(by_schema: dict[int, list[Samples]]) -> list[Samples]:
     """One Samples per schema, by time."""
-    by_schema: dict[int, list[Samples]] = {}
-    for s in samples:
-        by_schema.setdefault(s.schema.id, []).append(s)
     out = []
-    for parts in by_schema.values():
+    for schema_id, parts in by_schema.items():
         mono = np.concatenate([p.mono_ns for p in parts])
-        if len(parts) == 1 and bool(np.all(mono[1:] >= mono[:-1])):
-            out.append(parts[0])
-            continue
-        order = np.argsort(mono, kind="stable")
-        out.append(Samples(
-            parts[0].schema,
-            np.concatenate([p.nominal_ns for p in parts])[order],
-            np.concatenate([p.wall_ns for p in parts])[order],
-            mono[order],
-            np.concatenate([p.values for p in parts])[order],
-        ))
-    return sorted(out, key=lambda s: (int(s.mono_ns[0]) if len(s.mono_ns) else 0, s.schema.id))
+        merged = parts[0]
+        if len(parts) > 1 or not bool(np.all(mono[1:] >= mono[:-1])):
+            order = np.argsort(mono, kind="stable")
+            merged = Samples(
+                merged.schema,
+                np.concatenate([p.nominal_ns for p in parts])[order],
+                np.concatenate([p.wall_ns for p in parts])[order],
+                mono[order],
+                np.concatenate([p.values.T for p in parts], axis=1)[:, order].T,
+            )
+        out.append((int(mono.min()) if len(mono) else 0, schema_id, merged))
+    return [merged for _first, _id, merged in sorted(out, key=lambda row: row[:2])]
 
 
 def _processes(reading: _Reading, at: dict[tuple[str, str], int]) -> list[Process]:
     out: list[Process] = []
+    files = Counter(source for source, _frame, _value in reading.of_kind(Kind.FILE))
     clients = {f.source for f in (*reading.metrics, *reading.events)}
     clients |= {s for s, about in reading.sources.items() if about["role"] == "process"}
     for source in clients:
@@ -340,6 +365,7 @@ def _processes(reading: _Reading, at: dict[tuple[str, str], int]) -> list[Proces
             node=at.get((about["host"], about["boot_id"]), -1 if len(at) != 1 or about["host"] else 0),
             rank=about.get("rank"), world_size=about.get("world_size"), local_rank=about.get("local_rank"),
             attributes={k: about[k] for k in ("argv", "python", "executable") if k in about},
+            received=files[source],
         ))
     return sorted(out, key=lambda p: (p.rank is None, p.rank or 0, p.host, p.boot_id, p.pid, p.source))
 
@@ -348,26 +374,39 @@ def _metrics(reading: _Reading, processes: list[Process], index: dict[int, int])
     keys: dict[tuple[str, str | None, int | None], int] = {}
     columns: list[tuple[I64, I64, F64, I64, I64]] = []
     for frame in sorted(reading.metrics, key=lambda f: (index[f.source], f.seq)):
-        view = memoryview(frame.payload)
-        n = int.from_bytes(view[:4], "little")
-        table = [(k[0], k[1], k[2]) for k in from_json(view[8 + n * 28:])]
-        ids = np.array([keys.setdefault(key, len(keys)) for key in table], dtype=np.int64)
-        mono = np.frombuffer(view, "<i8", n, 8)
-        process = index[frame.source]
-        columns.append((
-            ids[np.frombuffer(view, "<u4", n, 8 + n * 24)],
-            mono + (frame.wall_ns - frame.mono_ns),
-            np.frombuffer(view, "<f8", n, 8 + n * 16),
-            np.frombuffer(view, "<i8", n, 8 + n * 8),
-            np.full(n, process, dtype=np.int64),
-        ))
-        processes[process].received += n
-        _seen(processes[process], frame, int(mono.max()))
+        try:
+            _metric_columns(frame, index[frame.source], keys, columns)
+        except _NONSENSE:
+            reading.damaged += len(frame.payload)
+            continue
+        wall = columns[-1][1]
+        processes[index[frame.source]].received += len(wall)
+        _seen(processes[index[frame.source]], frame, int(wall.max()) - (frame.wall_ns - frame.mono_ns))
     if not columns:
         none = np.zeros(0, dtype=np.int64)
         return MetricTable([], none, none, none, none.astype(np.float64), none)
     key, wall, value, step, process_column = (np.concatenate(c) for c in zip(*columns, strict=True))
     return MetricTable(list(keys), key, wall, step, value, process_column)
+
+
+def _metric_columns(
+    frame: Frame, process: int, keys: dict[tuple[str, str | None, int | None], int],
+    columns: list[tuple[I64, I64, F64, I64, I64]],
+) -> None:
+    """Adds the rows of one frame: key, wall ns, value, step, process. Raises one of _NONSENSE, and adds none then."""
+    view = memoryview(frame.payload)
+    n = int.from_bytes(view[:4], "little")
+    if not n:
+        raise WireError("a metrics block without rows")
+    table = [(k[0], k[1], k[2]) for k in from_json(view[8 + n * 28:])]
+    ids = np.array([keys.setdefault(key, len(keys)) for key in table], dtype=np.int64)
+    columns.append((
+        ids[np.frombuffer(view, "<u4", n, 8 + n * 24)],
+        np.frombuffer(view, "<i8", n, 8) + (frame.wall_ns - frame.mono_ns),
+        np.frombuffer(view, "<f8", n, 8 + n * 16),
+        np.frombuffer(view, "<i8", n, 8 + n * 8),
+        np.full(n, process, dtype=np.int64),
+    ))
 
 
 def _seen(process: Process, frame: Frame, mono_ns: int) -> None:
@@ -379,7 +418,7 @@ def _seen(process: Process, frame: Frame, mono_ns: int) -> None:
 def _events(
     reading: _Reading, processes: list[Process], index: dict[int, int]
 ) -> tuple[list[Span], list[Param], list[PointEvent]]:
-    begun: dict[tuple[int, int], dict[str, Any]] = {}
+    begun: dict[tuple[int, int], Span] = {}
     ended: dict[tuple[int, int], tuple[int, int]] = {}
     params: list[Param] = []
     events: list[PointEvent] = []
@@ -387,25 +426,32 @@ def _events(
         p = index[frame.source]
         process = processes[p]
         offset = frame.wall_ns - frame.mono_ns
-        for e in from_json(frame.payload):
-            kind, t = e["e"], int(e["t"])
+        try:
+            said = list(from_json(frame.payload))
+        except _NONSENSE:
+            reading.damaged += len(frame.payload)
+            continue
+        for e in said:
+            try:
+                kind, t = e["e"], int(e["t"])
+                if kind == "begin":
+                    begun[p, e["id"]] = Span(p, e["id"], e["parent"], e["kind"], str(e["name"]), e["context"],
+                                             e["epoch"], t, t + offset, None, None)
+                elif kind == "end":
+                    ended[p, e["id"]] = (t, t + offset)
+                elif kind == "param":
+                    params.append(Param(str(e["name"]), e["value"], p, t + offset))
+                elif kind == "event":
+                    events.append(PointEvent(str(e["name"]), e["attributes"], e["context"], e["epoch"], p, t + offset))
+                elif kind == "exit":
+                    process.logged, process.dropped = e["logged"], e["dropped"]
+            except _NONSENSE:
+                reading.damaged += len(to_json(e))
+                continue
             _seen(process, frame, t)
             process.received += kind != "exit"
-            if kind == "begin":
-                begun[p, e["id"]] = {**e, "wall": t + offset}
-            elif kind == "end":
-                ended[p, e["id"]] = (t, t + offset)
-            elif kind == "param":
-                params.append(Param(e["name"], e["value"], p, t + offset))
-            elif kind == "event":
-                events.append(PointEvent(e["name"], e["attributes"], e["context"], e["epoch"], p, t + offset))
-            elif kind == "exit":
-                process.logged, process.dropped = e["logged"], e["dropped"]
-    spans = [
-        Span(p, i, e["parent"], e["kind"], e["name"], e["context"], e["epoch"], int(e["t"]), e["wall"],
-             *ended.get((p, i), (None, None)))
-        for (p, i), e in begun.items()
-    ]
+    spans = [replace(span, end_mono_ns=ended[key][0], end_wall_ns=ended[key][1]) if key in ended else span
+             for key, span in begun.items()]
     spans.sort(key=lambda s: (s.begin_wall_ns, s.process, s.id))
     params.sort(key=lambda x: (x.wall_ns, x.process, x.name))
     events.sort(key=lambda x: (x.wall_ns, x.process, x.name))

@@ -119,7 +119,7 @@ def _write_group(store: Store, record: Record, group: Group, suffix: str) -> lis
         while not taken.isdisjoint({array, f"{array}_increment", f"{array}_start"} if counter else {array}):
             number += 1
             array = f"{base}_{number}"
-        about = {"units": unit.units, "metric": metric.name, "coordinates": coordinates}
+        about: dict[str, Any] = {"units": unit.units, "metric": metric.name, "coordinates": coordinates}
         if counter:
             cells, start, resets, figures = stored_counter(values, unit)
             store.array(f"{name}/{array}_start", start, dims[:1], fill=start.dtype.kind == "i", units=unit.units,
@@ -174,7 +174,7 @@ def _write_metrics(store: Store, table: MetricTable, processes: list[Process]) -
     ranks = np.array([i if p.rank is None else p.rank for i, p in enumerate(processes)], dtype=np.int32)
     context, listed = of_context[table.key], list(names)
     infos: list[SeriesInfo] = []
-    for c, name in enumerate(sorted(contexts, key=lambda n: (n is not None, n or ""))):
+    for name in sorted(contexts, key=lambda n: (n is not None, n or "")):
         which = np.flatnonzero(context == contexts[name]) if len(contexts) > 1 else slice(None)
         key = table.key[which]
         calls = _Calls(table.process[which], table.step[which], of_epoch[key], of_name[key], table.wall_ns[which],
@@ -249,8 +249,8 @@ def _write_table(
     row = np.empty(len(order), dtype=np.int64)
     row[order] = np.repeat(position, np.diff(first, append=len(order)))
     heads = order[first][sort]
-    for name, column in (("step", calls.step[heads]), ("epoch", calls.epoch[heads])):
-        store.array(f"{group}/{name}", column, ("row",), fill=bool(np.any(column == NO_STEP)), long_name=name)
+    for name, which in (("step", calls.step[heads]), ("epoch", calls.epoch[heads])):
+        store.array(f"{group}/{name}", which, ("row",), fill=bool(np.any(which == NO_STEP)), long_name=name)
     store.array(f"{group}/rank", rank[sort], ("row",), long_name="rank of the process, else its index")
     store.times(f"{group}/time", time[sort], "row", "first call of the row")
     by_metric = np.argsort(calls.metric.astype(np.uint32), kind="stable") if len(names) > 1 else np.arange(len(order))
@@ -260,7 +260,7 @@ def _write_table(
         mine = by_metric[ends[m - 1] if m else 0:ends[m]]
         if not len(mine):
             continue
-        column = np.full(n, np.nan)
+        column: F64 = np.full(n, np.nan)
         column[row[mine]] = calls.value[mine]
         path = f"{group}/{encoded(name, _COLUMNS)}"
         non_finite = _write_column(store, path, name, column, len(mine))

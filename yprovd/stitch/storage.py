@@ -16,7 +16,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ SHARD = (1024, 86_400)
 CHUNK_ROWS = 65_536
 SHARD_ROWS = 64 * CHUNK_ROWS
 #: Bytes of values that may wait in memory before they are compressed and written.
-BATCH = 64 << 20
+BATCH = 16 << 20
 
 #: From how many values on a smaller form is worth looking for.
 LARGE = 4096
@@ -43,7 +43,13 @@ EPOCH = "since 1970-01-01T00:00:00Z"
 
 NUMBERS = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle")
 STRINGS = BloscCodec(cname="zstd", clevel=5, shuffle="noshuffle", typesize=1)
+#: A file `c.0.0` in the folder of its array: a third of the folders that `c/0/0` makes.
+KEYS = {"name": "default", "separator": "."}
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\%]")
+
+
+_Group = tuple[str, dict[str, Any]]
+_Array = tuple[str, npt.NDArray[Any], dict[str, Any]]
 
 
 def layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
@@ -97,10 +103,10 @@ class Store:
     def __init__(self, path: Path, attributes: Mapping[str, Any]) -> None:
         self._path = path
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="yprov-zarr")
-        self._waiting: list[tuple[str, npt.NDArray[Any], dict[str, Any]]] = []
-        self._groups: list[tuple[str, dict[str, Any]]] = []
+        self._waiting: list[_Array] = []
+        self._groups: list[_Group] = []
         self._bytes = 0
-        self._memory: dict[str, Any] = {}
+        self._writing: Future[None] | None = None
         self._metadata: dict[str, Any] = {}
         os.makedirs(path)
         self._made = {os.fspath(path)}
@@ -124,7 +130,8 @@ class Store:
         chunks, shards = layout(values.shape)
         self._waiting.append((path, values, {
             "shape": values.shape, "dtype": str if strings else values.dtype, "chunks": chunks, "shards": shards,
-            "fill_value": missing, "dimension_names": dims, "compressors": STRINGS if strings else NUMBERS,
+            "fill_value": missing, "dimension_names": dims, "chunk_key_encoding": KEYS,
+            "compressors": STRINGS if strings else NUMBERS,
             "attributes": {k: text(v) if isinstance(v, str) else v for k, v in attributes.items()},
         }))
         self._bytes += values.nbytes
@@ -153,16 +160,29 @@ class Store:
     def close(self) -> None:
         """Write what is left. The store is whole from here on."""
         self._flush()
+        self._wait()
+        self._pool.shutdown()
         root = self._metadata.pop("")
         below = dict(sorted(self._metadata.items()))
         root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": below}
         self._file("", "zarr.json", memoryview(json.dumps(root, indent=2, allow_nan=False).encode()))
-        self._pool.shutdown()
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
 
     def _flush(self) -> None:
-        # On a thread of our own: the caller's may be running an event loop already.
-        self._pool.submit(asyncio.run, self._compress()).result()
-        for key, buffer in self._memory.items():
+        """Give what waits to the writing thread, which has an event loop of its own, and go on. One batch is written
+        while the next is made."""
+        self._wait()
+        self._writing = self._pool.submit(self._write, self._groups, self._waiting)
+        self._groups, self._waiting, self._bytes = [], [], 0
+
+    def _write(self, groups: list[_Group], arrays: list[_Array]) -> None:
+        memory: dict[str, Any] = {}
+        asyncio.run(_compressed(memory, groups, arrays))
+        arrays.clear()
+        for key, buffer in memory.items():
             folder, _, name = key.rpartition("/")
             data = memoryview(buffer.as_numpy_array()).cast("B")
             if name == "zarr.json":
@@ -170,8 +190,6 @@ class Store:
                     continue  # zarr makes a group anew, without its attributes, for the arrays of a later batch
                 self._metadata[folder] = json.loads(data.tobytes())
             self._file(folder, name, data)
-        self._memory.clear()
-        self._bytes = 0
 
     def _file(self, folder: str, name: str, data: memoryview) -> None:
         path = os.path.join(self._path, folder)
@@ -182,15 +200,14 @@ class Store:
             while data:
                 data = data[f.write(data):]
 
-    async def _compress(self) -> None:
-        store = MemoryStore(self._memory)
-        waiting, self._waiting = self._waiting, []
-        groups, self._groups = self._groups, []
-        for path, attributes in groups:
-            await zarr_async.create_group(store=store, path=path or None, attributes=attributes)
 
-        async def write(path: str, values: npt.NDArray[Any], how: dict[str, Any]) -> None:
-            array = await zarr_async.create_array(store, name=path, **how)
-            await array.setitem(slice(None), values)
+async def _compressed(memory: dict[str, Any], groups: list[_Group], arrays: list[_Array]) -> None:
+    store = MemoryStore(memory)
+    for path, attributes in groups:
+        await zarr_async.create_group(store=store, path=path or None, attributes=attributes)
 
-        await asyncio.gather(*(write(*array) for array in waiting))
+    async def write(path: str, values: npt.NDArray[Any], how: dict[str, Any]) -> None:
+        array = await zarr_async.create_array(store, name=path, **how)
+        await array.setitem(slice(None), values)
+
+    await asyncio.gather(*(write(*array) for array in arrays))

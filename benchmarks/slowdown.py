@@ -1,0 +1,53 @@
+"""What recording costs the training."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import sys
+from pathlib import Path
+
+from benchmarks.common import INSIDE, Row, Spread, call, folder, last_json, under_yprov
+
+BAR = 0.005
+#: How well the median should be known, and from where on nothing can be said.
+WANTED, UNCLEAR = 0.005, 0.02
+
+
+def _train(recorded: bool, epochs: int) -> dict[str, float]:
+    with folder() as cwd:
+        command: list[str | Path] = [sys.executable, INSIDE / "digits_timed.py", "--epochs", str(epochs),
+                                     "--model", cwd / "model.pkl"]
+        return dict(last_json(call(under_yprov([], command) if recorded else command, cwd)))
+
+
+def _interval(ratios: list[float]) -> tuple[float, float]:
+    """Where the median of such ratios lies with 90 % confidence (bootstrap)."""
+    rng = random.Random(1)
+    medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(2000))
+    return medians[100], medians[1899]
+
+
+def slowdown(quick: bool) -> list[Row]:
+    """Elapsed time of examples/digits.py from its first to its last line, by its own clock, under `yprov run` and
+    without it, in pairs whose order alternates; the start and the end of `yprov run` are not in it. The figure is the
+    median of the pairs' ratios, less one. Pairs are added, up to a bound, until the median is known to +-0.5 % (90 %
+    bootstrap interval, shown). Where even then it is not known to +-2 %, the machine was too busy to say (`?`). The
+    CPU time that the training process used is compared beside it: what the client costs, whatever the neighbours do."""
+    least, most, epochs = (3, 3, 15) if quick else (11, 31, 30)
+    _train(False, epochs)  # caches warm
+    results: list[dict[bool, dict[str, float]]] = []
+    low, high = -1.0, 1.0
+    while len(results) < least or (len(results) < most and high - low > 2 * WANTED):
+        order = ((False, True), (True, False))[len(results) % 2]
+        results.append({recorded: _train(recorded, epochs) for recorded in order})
+        wall = [r[True]["wall_s"] / r[False]["wall_s"] - 1 for r in results]
+        low, high = _interval(wall)
+    cpu = Spread([r[True]["cpu_s"] / r[False]["cpu_s"] - 1 for r in results])
+    plain = Spread([r[False]["wall_s"] for r in results])
+    met = None if high - low > 2 * UNCLEAR else statistics.median(wall) <= BAR
+    return [Row(
+        f"slowdown of the example training ({plain.text('s', digits=1)}), {len(results)} pairs",
+        f"{Spread(wall).text('%', 100)}; median within {low * 100:+.2f}..{high * 100:+.2f} (90 %); "
+        f"its CPU time {cpu.median * 100:+.2f} %",
+        "<= 0.5 %", met, raw={"plain": [r[False] for r in results], "recorded": [r[True] for r in results]})]

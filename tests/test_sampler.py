@@ -1,0 +1,201 @@
+"""One sensor may raise, hang, lie or be slow: the others' values are in every sample, on time, and it is told."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import eventually
+from yprovd.clock import SystemClock
+from yprovd.model import Absence, Device
+from yprovd.sampler import Sampler
+from yprovd.testing import FakeSensor, ManualClock, MemorySink
+from yprovd.wire import pack_samples, unpack_samples
+
+S = 10**9
+INTERVAL = 3 * S // 10
+
+
+@contextlib.contextmanager
+def sampling(*sensors: FakeSensor, interval_ns: int = INTERVAL) -> Iterator[tuple[Sampler, MemorySink]]:
+    """A sampler that has taken its first sample; at the end it is stopped and nothing hangs any more."""
+    sink = MemorySink()
+    before = set(threading.enumerate())
+    sampler = Sampler(sensors, [], interval_ns=interval_ns, clock=SystemClock(), sink=sink)
+    sampler.start()
+    try:
+        yield sampler, sink
+    finally:
+        for sensor in sensors:
+            sensor.gate.set()
+        if not any(s.closed for s in sensors):
+            sampler.stop()
+        eventually(lambda: set(threading.enumerate()) <= before, 5, "the sampler's threads end")
+
+
+def ticks(sink: MemorySink, n: int) -> None:
+    """Wait until there are n samples more."""
+    target = len(sink) + n
+    eventually(lambda: len(sink) >= target, 20, f"{n} more samples")
+
+
+def test_a_sample_holds_every_sensors_values_in_the_order_of_the_schema() -> None:
+    with sampling(FakeSensor("a", [1.0, 2.0]), FakeSensor("b", [3.0])) as (sampler, sink):
+        assert [m.name for m in sampler.schema.metrics[:3]] == ["a.0", "a.1", "b.0"]
+        assert len(sink) == 1  # start() blocks for the first one
+        assert list(sink[0].values[:3]) == [1.0, 2.0, 3.0]
+        assert len(sink[0].values) == len(sampler.schema.metrics)
+
+
+def test_samples_stand_on_the_grid_and_the_first_and_last_one_beyond_the_edges_of_the_run() -> None:
+    began = time.time_ns()
+    with sampling(FakeSensor("a")) as (sampler, sink):
+        ticks(sink, 3)
+        stopping = time.time_ns()
+        sampler.stop()
+        ended = time.time_ns()
+    nominal = [s.nominal_ns for s in sink]
+    assert all(t % INTERVAL == 0 for t in nominal)
+    assert [b - a for a, b in zip(nominal[:-1], nominal[1:], strict=True)] == [INTERVAL] * (len(sink) - 1)
+    assert nominal[0] <= began <= sink[0].wall_ns
+    assert stopping <= sink[-1].wall_ns <= ended
+    assert nominal[-1] >= stopping
+    assert nominal[-1] - sink[-1].wall_ns < INTERVAL
+    assert all(0 <= s.wall_ns - s.nominal_ns < INTERVAL for s in sink[1:-1])
+    assert [s.mono_ns for s in sink] == sorted(s.mono_ns for s in sink)
+    assert sink.column(sampler.schema, "yprov.sampler.missed_ticks") == [0.0] * len(sink)
+
+
+def test_a_sensor_that_raises_costs_its_own_values_and_is_read_again() -> None:
+    good, bad = FakeSensor("good", [7.0]), FakeSensor("bad", [1.0])
+    bad.error = OSError("gone")
+    with sampling(bad, good) as (sampler, sink):
+        ticks(sink, 2)
+        broken = len(sink)
+        bad.error = None
+        ticks(sink, 2)
+        sampler.stop()
+        assert all(v == 7.0 for v in sink.column(sampler.schema, "good.0"))
+        values = sink.column(sampler.schema, "bad.0")
+        assert all(math.isnan(v) for v in values[:broken])
+        assert values[-1] == 1.0
+        failures = sink.column(sampler.schema, "yprov.sensor.failures", "bad")
+        assert failures[:broken] == [float(k + 1) for k in range(broken)]
+        assert failures[-1] in (broken, broken + 1)  # a read may have been under way
+        assert set(sink.column(sampler.schema, "yprov.sensor.failures", "good")) == {0.0}
+        assert set(sink.column(sampler.schema, "yprov.sensor.late", "bad")) == {0.0}
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, 2.0, 3.0], [1.0, None], ["1", "2"], None, 5])
+def test_a_sensor_that_delivers_something_else_than_its_numbers_has_failed(values: object) -> None:
+    lies = FakeSensor("lies", [1.0, 2.0])
+    lies.values = values  # type: ignore[assignment]
+    with sampling(lies, FakeSensor("good", [7.0]), interval_ns=60 * S) as (sampler, sink):
+        sample = sink[0]
+        assert all(math.isnan(v) for v in sample.values[:2])
+        assert sample.values[2] == 7.0
+        assert sink.column(sampler.schema, "yprov.sensor.failures", "lies") == [1.0]
+        unpack_samples(pack_samples(sampler.schema.id, list(sink)))
+
+
+def test_what_a_sensor_does_with_its_list_afterwards_changes_no_sample() -> None:
+    reused = FakeSensor("a", [1.0])
+    with sampling(reused, interval_ns=60 * S) as (_sampler, sink):
+        reused.values[0] = 9.0  # type: ignore[index]
+        assert sink[0].values[0] == 1.0
+
+
+def test_a_sensor_that_hangs_neither_delays_nor_kills_the_others() -> None:
+    first, stuck, last = FakeSensor("first", [1.0]), FakeSensor("stuck", [2.0]), FakeSensor("last", [3.0])
+    with sampling(first, stuck, last) as (sampler, sink):
+        stuck.gate.clear()
+        eventually(lambda: stuck.reads >= 2, what="it hangs")
+        ticks(sink, 4)
+        hung = len(sink)
+        began = time.monotonic()
+        sampler.stop()
+        assert time.monotonic() - began <= 2.0
+        assert [first.closed, stuck.closed, last.closed] == [1, 0, 1]  # nobody closes a sensor under its own read
+        for name, value in (("first.0", 1.0), ("last.0", 3.0)):
+            assert sink.column(sampler.schema, name) == [value] * len(sink)
+        assert math.isnan(sink.column(sampler.schema, "stuck.0")[hung - 1])
+        late = sink.column(sampler.schema, "yprov.sensor.late", "stuck")
+        assert late[-1] >= 4
+        assert late == sorted(late)
+        assert set(sink.column(sampler.schema, "yprov.sensor.late", "last")) == {0.0}
+        assert sink.column(sampler.schema, "yprov.sampler.missed_ticks")[-1] == 0
+        nominal = [s.nominal_ns for s in sink]
+        assert nominal == list(range(nominal[0], nominal[-1] + 1, INTERVAL))
+
+
+def test_a_sensor_that_hangs_from_the_first_read_on_does_not_keep_the_daemon_from_starting() -> None:
+    stuck = FakeSensor("stuck")
+    stuck.gate.clear()
+    with sampling(stuck, FakeSensor("good", [7.0]), interval_ns=60 * S) as (sampler, sink):
+        assert sink.column(sampler.schema, "good.0") == [7.0]
+        assert math.isnan(sink.column(sampler.schema, "stuck.0")[0])
+        began = time.monotonic()
+        sampler.stop()
+        assert time.monotonic() - began <= 2.0
+        assert sink.column(sampler.schema, "good.0")[-1] == 7.0
+
+
+def test_two_sensors_that_hang_leave_the_third() -> None:
+    one, other, good = FakeSensor("one"), FakeSensor("other"), FakeSensor("good", [7.0])
+    with sampling(one, other, good) as (sampler, sink):
+        one.gate.clear()
+        other.gate.clear()
+        eventually(lambda: one.reads >= 2 and other.reads >= 2, what="both hang")
+        ticks(sink, 3)
+        sampler.stop()
+        assert sink.column(sampler.schema, "good.0") == [7.0] * len(sink)
+
+
+def test_what_a_slow_sensor_delivers_late_is_used_at_the_next_tick() -> None:
+    slow = FakeSensor("slow", [1.0])
+    with sampling(slow, FakeSensor("good", [7.0])) as (sampler, sink):
+        slow.values = [5.0]
+        slow.gate.clear()
+        eventually(lambda: math.isnan(sink.column(sampler.schema, "slow.0")[-1]), what="a tick without it")
+        slow.gate.set()
+        eventually(lambda: 5.0 in sink.column(sampler.schema, "slow.0"), what="its value in a later tick")
+        ticks(sink, 2)
+        assert sink.column(sampler.schema, "slow.0")[-1] == 5.0
+        late = sink.column(sampler.schema, "yprov.sensor.late", "slow")
+        assert late[-1] < len(sink)
+        assert late[-1] == late[-2]  # it is quick again, and read with the others
+        assert sink.column(sampler.schema, "good.0") == [7.0] * len(sink)
+
+
+def test_how_long_a_sensor_took_is_in_the_sample() -> None:
+    with sampling(FakeSensor("a"), interval_ns=60 * S) as (sampler, sink):
+        took = sink.column(sampler.schema, "yprov.sensor.duration", "a")[0]
+        whole = sink.column(sampler.schema, "yprov.sampler.duration")[0]
+        assert 0 < took <= whole < 2
+
+
+def test_without_any_sensor_there_are_still_samples_of_the_sampler_itself() -> None:
+    with sampling() as (sampler, sink):
+        ticks(sink, 1)
+        assert all(len(s.values) == 2 for s in sink)
+        assert len(sampler.schema.metrics) == 2
+
+
+def test_the_schema_carries_what_is_absent_and_every_sensors_own_metrics() -> None:
+    absent = Absence("amd", "no such device", "module load rocm")
+    gpu = FakeSensor("gpu", [1.0], device=Device("gpu", "GPU-1"))
+    sampler = Sampler([gpu], [absent], interval_ns=S, clock=ManualClock(), sink=MemorySink())
+    assert sampler.schema.absences == (absent,)
+    assert sampler.schema.interval_ns == S
+    own = {m.name for m in sampler.schema.metrics if m.device == Device("sensor", "gpu")}
+    assert own == {"yprov.sensor.duration", "yprov.sensor.failures", "yprov.sensor.late"}
+
+
+def test_an_unknown_metric_in_a_test_is_named() -> None:
+    with pytest.raises(KeyError, match=r"`power` of `x`"):
+        MemorySink().column(Sampler([], [], interval_ns=S, clock=ManualClock(), sink=MemorySink()).schema, "power", "x")
