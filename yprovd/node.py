@@ -92,7 +92,7 @@ class NodeDaemon:
         self.schema_json = self.sampler.schema.to_json()
         self.schema_id = self.sampler.schema.id
         self.files = FileWorker(run_dir / "artifacts", self._on_facts)
-        self.about = {**about_source("node", root), "facts": node_facts(root)}
+        self.about = {**about_source("node"), "facts": node_facts(root)}
 
     def _on_sample(self, sample: Sample) -> None:
         self.samples.append(sample)

@@ -58,10 +58,10 @@ def boot_id(root: str = "/") -> str:
         return "unknown"
 
 
-def about_source(role: str, root: str = "/") -> dict[str, Any]:
+def about_source(role: str) -> dict[str, Any]:
     """What every process that makes frames announces of itself (the common part of a SOURCE frame)."""
     me = process_id(os.getpid())
-    return {"role": role, "host": os.uname().nodename, "boot_id": boot_id(root), "pid": os.getpid(),
+    return {"role": role, "host": os.uname().nodename, "boot_id": boot_id(), "pid": os.getpid(),
             "start": me.start if me else 0, "software": __version__}
 
 

@@ -1,9 +1,9 @@
 """Times single calls of a tool's `log_metric`, in the calling thread: `log_calls.py TOOL RATE SECONDS FOLDER`.
 
 TOOL: yprov, yprov4ml, wandb, mlflow-file, mlflow-sqlite. RATE: 0 for one call after the other, or so many calls a
-second (at most) with Python computing in between, as a training loop does. Prints one line of JSON: the median and the 99th
-percentile in ns, less the median cost of the timer itself; and as `floor` the same for a function that takes a time
-stamp and appends a tuple, in the same process and loop: what this machine makes of the least that could be done.
+second (at most) with Python computing in between, as a training loop does. Prints one line of JSON: the median and the
+99th percentile in ns, less the median cost of the timer itself; and as `floor` the same for a function that takes a
+time stamp and appends a tuple, in the same process and loop: what this machine makes of the least that could be done.
 """
 
 import json

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -119,7 +120,8 @@ def stitch(
     if going and not force:
         raise YprovError(f"`{run_dir}` is still going", hint=f"yprov stitch --force {run_dir}   makes an archive of it "
                                                              "as it is now; the run goes on")
-    done = make(run_dir, keep_spool=True if going else keep_spool, progress=_Progress())
+    with _Progress("looking at the run") as progress:
+        done = make(run_dir, keep_spool=True if going else keep_spool, progress=progress)
     state = done.state or view(run_dir).state
     if as_json:
         _print_json({"directory": str(run_dir), "made": done.made, "state": state, "reason": done.reason,
@@ -131,15 +133,27 @@ def stitch(
 
 
 class _Progress:
-    """A stage that takes longer than two seconds is said on stderr, when the next one begins or with its time."""
+    """Says on stderr what takes longer than two seconds, and again every ten, for as long as the block lasts."""
 
-    def __init__(self) -> None:
-        self.began = time.monotonic()
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._done = threading.Event()
 
     def __call__(self, stage: str) -> None:
-        waited = time.monotonic() - self.began
-        if waited > 2.0 or stage.startswith("waiting"):
-            print(f"yprov: {stage} ({waited:.0f} s so far)", file=sys.stderr)
+        self._stage = stage
+
+    def __enter__(self) -> _Progress:
+        threading.Thread(target=self._run, args=(time.monotonic(),), daemon=True).start()
+        return self
+
+    def _run(self, began: float) -> None:
+        pause = 2.0
+        while not self._done.wait(pause):
+            print(f"yprov: {self._stage} ({time.monotonic() - began:.0f} s so far)", file=sys.stderr, flush=True)
+            pause = 10.0
+
+    def __exit__(self, *_error: object) -> None:
+        self._done.set()
 
 
 @app.command()
@@ -170,11 +184,12 @@ def list_runs(directory: Dir = "yprov-runs", as_json: Json = False) -> None:
     from yprov.summary import facts, table
 
     views = []
-    for run_dir in all_runs(Path(directory)):
-        try:
-            views.append(view(run_dir))
-        except YprovError as e:
-            _complain(e)
+    with _Progress("reading the runs"):
+        for run_dir in all_runs(Path(directory)):
+            try:
+                views.append(view(run_dir))
+            except YprovError as e:
+                _complain(e)
     if as_json:
         _print_json([facts(v) for v in views])
     elif views:
@@ -196,10 +211,8 @@ def validate(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json 
     run_dir = find(run, directory)
     if not (run_dir / PROV_FILE).is_file():
         raise YprovError(f"`{run_dir}` has no archive yet", hint=f"yprov stitch {run_dir}")
-    began = time.monotonic()
-    problems = validate_run(run_dir)
-    if time.monotonic() - began > 2.0:
-        print(f"yprov: checked in {time.monotonic() - began:.0f} s", file=sys.stderr)
+    with _Progress("checking the archive"):
+        problems = validate_run(run_dir)
     if as_json:
         _print_json({"directory": str(run_dir), "valid": not problems, "problems": problems})
     else:

@@ -63,7 +63,8 @@ def lines(view: RunView) -> list[str]:
         if text:
             out.append(f"  {name:<8} {text}")
 
-    row("node", ", ".join(filter(None, [_count(f["nodes"], "node"), str(f["hosts"] or ""), str(f["devices"] or "").replace("\n", ", ")])))
+    devices = str(f["devices"] or "").replace("\n", ", ")
+    row("node", ", ".join(filter(None, [_count(f["nodes"], "node"), str(f["hosts"] or ""), devices])))
     if f["energy_j"] is not None:
         row("energy", f"{energy(f['energy_j'])} ({f['energy_method']})")
     else:

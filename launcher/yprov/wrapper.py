@@ -180,6 +180,7 @@ class Wrapper:
             self.status = 127 if e.errno == errno.ENOENT else 126
             say(f"error: cannot run `{self.argv[0]}`: {e.strerror}")
             return
+        self.spool.write(Kind.RUN, {"started_ns": time.time_ns()})  # until now it was our start
         if self.killed:
             self._kill_job()
         self.signals.on_resize = lambda: commands.resize(c for c, _ in channels)

@@ -32,7 +32,8 @@ def main(argv: list[str]) -> int:
 
         log = Path(argv[0]) / "logs" / "stitch.log"
         log.write_text(traceback.format_exc(), encoding="utf-8")
-        print(f"error: the stitch failed: {type(e).__name__}: {e}\nhint: please report this with `{log}`", file=sys.stderr)
+        print(f"error: the stitch failed: {type(e).__name__}: {e}", file=sys.stderr)
+        print(f"hint: please report this with `{log}`", file=sys.stderr)
         return 1
     return 0
 

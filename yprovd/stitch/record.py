@@ -191,7 +191,8 @@ class _Reading:
         self.sources: dict[int, dict[str, Any]] = {}
         self.seen: dict[int, set[int]] = {}
         self.schemas: dict[int, Schema] = {}
-        self.samples: dict[tuple[int, int, int], list[tuple[int, bytes | memoryview]]] = {}
+        #: (source, schema, ticks, bytes of a payload) -> sequence numbers, payloads
+        self.samples: dict[tuple[int, int, int, int], tuple[list[int], bytearray]] = {}
         self.metrics: list[Frame] = []
         self.events: list[Frame] = []
         self.json: dict[int, list[tuple[int, int, Frame, dict[str, Any]]]] = {}
@@ -214,11 +215,12 @@ class _Reading:
         kind = frame.kind
         if kind == Kind.SAMPLES:
             schema_id, ticks = _SAMPLES_HEAD.unpack_from(frame.payload)
-            key = (frame.source, schema_id, ticks)
+            key = (frame.source, schema_id, ticks, len(frame.payload))
             blocks = self.samples.get(key)
             if blocks is None:
-                blocks = self.samples[key] = []
-            blocks.append((frame.seq, frame.payload))
+                blocks = self.samples[key] = ([], bytearray())
+            blocks[0].append(frame.seq)
+            blocks[1].extend(frame.payload)  # an object for each frame would keep the garbage collector busy
         elif kind == Kind.METRICS:
             self.metrics.append(frame)
         elif kind == Kind.EVENTS:
@@ -312,25 +314,26 @@ def _nodes(reading: _Reading) -> list[Node]:
             key = (about["host"], about["boot_id"])
             nodes.setdefault(key, Node(*key)).facts.update(about.get("facts", {}))
             parts.setdefault(key, {})
-    for (source, schema_id, ticks), blocks in sorted(reading.samples.items(), key=lambda kv: kv[0]):
-        about = reading.sources.get(source, {})
-        if about.get("role") == "node" and schema_id in reading.schemas:
-            samples = _columns(reading.schemas[schema_id], ticks, blocks)
+    for (source, schema_id, ticks, size), blocks in sorted(reading.samples.items(), key=lambda kv: kv[0]):
+        about, schema = reading.sources.get(source, {}), reading.schemas.get(schema_id)
+        if schema is not None and about.get("role") == "node" and size == 8 + 8 * ticks * (3 + len(schema.metrics)):
+            samples = _columns(schema, ticks, *blocks)
             parts[about["host"], about["boot_id"]].setdefault(schema_id, []).append(samples)
     for key, node in nodes.items():
         node.samples = _merged(parts[key])
     return [nodes[key] for key in sorted(nodes)]
 
 
-def _columns(schema: Schema, ticks: int, blocks: list[tuple[int, bytes | memoryview]]) -> Samples:
+def _columns(schema: Schema, ticks: int, seqs: list[int], payloads: bytearray) -> Samples:
     """Blocks of equal shape as columns. The values of one metric lie side by side: the archive goes by metrics."""
-    width = len(schema.metrics)
-    size = (3 + width) * ticks
-    whole = [payload for _seq, payload in sorted(blocks, key=lambda b: b[0]) if len(payload) == 8 * (1 + size)]
-    raw = np.frombuffer(b"".join(whole), dtype="<i8").reshape(len(whole), 1 + size)
+    width, count = len(schema.metrics), len(seqs)
+    raw = np.frombuffer(payloads, dtype="<i8").reshape(count, 1 + (3 + width) * ticks)
+    numbers = np.array(seqs, dtype=np.uint64)
+    if np.any(numbers[1:] < numbers[:-1]):
+        raw = raw[np.argsort(numbers, kind="stable")]
     times = raw[:, 1:1 + 3 * ticks].reshape(-1, 3, ticks).transpose(1, 0, 2).reshape(3, -1)
-    values = np.empty((width, len(whole), ticks))
-    values[...] = raw[:, 1 + 3 * ticks:].view("<f8").reshape(len(whole), width, ticks).transpose(1, 0, 2)
+    values = np.empty((width, count, ticks))
+    values[...] = raw[:, 1 + 3 * ticks:].view("<f8").reshape(count, width, ticks).transpose(1, 0, 2)
     return Samples(schema, times[0], times[1], times[2], values.reshape(width, -1).T)
 
 
