@@ -77,7 +77,8 @@ def test_a_folder_is_told_by_its_files(tmp_path: Path) -> None:
     (tmp_path / "data" / "a").write_bytes(b"12345")
     (tmp_path / "data" / "sub" / "b").write_bytes(b"123")
     os.symlink("nowhere", tmp_path / "data" / "dangling")
-    plain, copied = looked_at(tmp_path, {"path": str(tmp_path / "data")}, {"path": str(tmp_path / "data"), "copy": True})
+    data = str(tmp_path / "data")
+    plain, copied = looked_at(tmp_path, {"path": data}, {"path": data, "copy": True})
     assert plain["size"] == 5 + 3 + len("nowhere")
     assert plain["reason"] == "a folder of 3 files"
     assert copied["reason"] == "a folder of 3 files; folders are not copied"

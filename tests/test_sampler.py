@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_samples_stand_on_the_grid_and_the_first_and_last_one_beyond_the_edges_o
         ended = time.time_ns()
     nominal = [s.nominal_ns for s in sink]
     assert all(t % INTERVAL == 0 for t in nominal)
-    assert [b - a for a, b in zip(nominal[:-1], nominal[1:], strict=True)] == [INTERVAL] * (len(sink) - 1)
+    assert [b - a for a, b in pairwise(nominal)] == [INTERVAL] * (len(sink) - 1)
     assert nominal[0] <= began <= sink[0].wall_ns
     assert stopping <= sink[-1].wall_ns <= ended
     assert nominal[-1] >= stopping

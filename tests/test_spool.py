@@ -208,11 +208,16 @@ def test_a_full_disk_leaves_whole_frames_and_goes_on_when_there_is_room(small_di
     ballast.write_bytes(bytes(30_000))
     written = 0
     batch: list[bytes] = []
-    with pytest.raises(SpoolFull) as full:
+
+    def fill() -> None:
+        nonlocal batch, written
         while True:
             batch = [packer.frame(Kind.NOTE, bytes(3001)) for _ in range(3)]
             writer.append(batch)
             written += 3
+
+    with pytest.raises(SpoolFull) as full:
+        fill()
     assert (full.value.errno, full.value.filename) == (errno.ENOSPC, str(path))
     assert 0 < written < 20
     whole = [(1, i) for i in range(written)]

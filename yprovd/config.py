@@ -161,5 +161,5 @@ class RunConfig:
                              hint="yprov ls   shows the runs of ./yprov-runs") from None
         except OSError as e:
             raise YprovError(f"cannot read `{path}`: {e.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise YprovError(f"`{path}` is damaged or not written by yprov") from None

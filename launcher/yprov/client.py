@@ -29,14 +29,11 @@ if TYPE_CHECKING:
 
     F = TypeVar("F", bound=Callable[..., Any])
 
-#: Calls kept until the thread takes them, metrics and other events each (about 50 MB at the worst).
-QUEUE_LIMIT = 1 << 18
-#: Bytes kept until the daemon has them on disk.
-SEND_LIMIT = 32 << 20
+#: Calls kept until the thread takes them, metrics and other events each: half a million calls of many threads at once
+#: are kept though our own thread gets its turn late (some 150 bytes for a metric, 600 for another event, at the worst).
+QUEUE_LIMIT = 1 << 19
 #: The thread ships this often while there is something to ship.
 PERIOD_S = 0.1
-#: Rows of one frame: what a damaged frame can cost.
-ROWS_PER_FRAME = 8192
 #: How long the end of the program waits for the last events to be on disk.
 EXIT_S = 2.0
 #: How long a fork waits for our thread's imports: a child that is made in the middle of them inherits locked modules.
@@ -67,7 +64,7 @@ class Span:
             try:
                 self._begin(client)
             except Exception:
-                client.trouble(f"{self._kind}({self._name!r})")
+                client.trouble(self._kind, self._name)
         return self
 
     def _begin(self, client: Client) -> None:
@@ -105,7 +102,7 @@ class Span:
             try:
                 client.put({"t": monotonic_ns(), "e": "end", "id": inside.span})
             except Exception:
-                client.trouble(f"the end of {self._kind}({self._name!r})")
+                client.trouble(f"the end of {self._kind}", self._name)
 
     def __call__(self, function: F) -> F:
         """As a decorator: every call of the function is a span, of a coroutine function from its first to its last
@@ -197,7 +194,7 @@ class Client:
             if self._thread is None or self._idle:
                 self._rouse()
         except Exception:
-            self.trouble(f"log_metric({name!r})")
+            self.trouble("log_metric", name)
 
     def log_metrics(
         self, metrics: Mapping[str, Any], step: int | None = None, context: str | None = None
@@ -217,7 +214,7 @@ class Client:
             try:
                 self.put({"t": monotonic_ns(), "e": "param", "name": str(name), "value": plain(value)})
             except Exception:
-                self.trouble(f"log_param({name!r})")
+                self.trouble("log_param", name)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """`log_param` for each item; nested mappings become names with dots (`optimizer.lr`)."""
@@ -249,7 +246,7 @@ class Client:
                 self.put({"t": monotonic_ns(), "e": "event", "name": str(name), "context": scope.context,
                           "epoch": scope.epoch, "attributes": {k: plain(v) for k, v in attributes.items()}})
             except Exception:
-                self.trouble(f"event({name!r})")
+                self.trouble("event", name)
 
     def log_input(self, path: str | os.PathLike[str]) -> None:
         """A file that the run reads. Its size and SHA-256 are taken in the background, by the daemon."""
@@ -275,7 +272,7 @@ class Client:
                       "name": os.path.basename(where) if name is None else str(name),
                       "context": scope.context, "epoch": scope.epoch, "copy": bool(copy)})
         except Exception:
-            self.trouble(f"the file {path!r}")
+            self.trouble("the file", path)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait, `timeout` seconds at most, until everything logged so far is on disk. Returns whether it is.
@@ -345,12 +342,15 @@ class Client:
         self._drop()
         self._warn("full", "events come faster than they can be sent; what is left out is counted")
 
-    def trouble(self, what: str) -> None:
-        """The one place where our own failures end: raised in strict mode, else counted and said once."""
+    def trouble(self, what: str, about: Any = None) -> None:
+        """The one place where our own failures end: raised in strict mode, else counted and said once per `what`."""
         if self.strict:
             raise  # we are called from an except block
         self._drop()
-        self._warn(what.split("(", 1)[0], f"{what} was not recorded: {sys.exc_info()[1]}")
+        try:
+            self._warn(what, f"{what}({'' if about is None else repr(about)}) was not recorded: {sys.exc_info()[1]}")
+        except Exception:
+            self._warn(what, f"{what} was not recorded")  # what it is about cannot even be shown
 
     def _warn(self, topic: str, text: str) -> None:
         if topic not in self._warned:

@@ -9,12 +9,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from yprov.client import ROWS_PER_FRAME, SEND_LIMIT
 from yprov.environment import job_environment
 from yprovd.clock import SystemClock
 from yprovd.processes import about_source
 from yprovd.transport import Sender, ipc
 from yprovd.wire import Kind, Packer, new_source, pack_metrics, to_json
+
+#: Bytes kept until the daemon has them on disk.
+SEND_LIMIT = 32 << 20
+#: Rows of one frame: what a damaged frame can cost.
+ROWS_PER_FRAME = 8192
 
 
 class Shipper:

@@ -81,8 +81,11 @@ class Group:
         """Take these columns of a node's samples; later ones go over earlier ones."""
         if not self.cls:
             self._row(node, None)
-        at = np.empty((3, len(columns)), dtype=np.int64)
-        for i, column in enumerate(columns):
+        which: list[int] = []
+        rows: list[int] = []
+        device: Device | None = None
+        row = -1
+        for column in columns:
             m = samples.schema.metrics[column]
             key = (m.name, m.unit, m.kind)
             k = self._metric_of.setdefault(key, len(self.metrics))
@@ -90,8 +93,12 @@ class Group:
                 self.metrics.append(m)
             elif m.resolution < self.metrics[k].resolution:
                 self.metrics[k] = m
-            at[:, i] = k, self._row(node, m.device), column
-        self._parts.append((node, samples, *at))
+            if row < 0 or m.device is not device:
+                device, row = m.device, self._row(node, m.device)
+            which.append(k)
+            rows.append(row)
+        self._parts.append((node, samples, np.array(which, np.int64), np.array(rows, np.int64),
+                            np.array(columns, np.int64)))
 
     def _row(self, node: int, device: Device | None) -> int:
         row = self._row_of.setdefault((node, device.id if device else ""), len(self.rows))

@@ -45,7 +45,7 @@ class Account:
 
     `path`: () for the run, then e.g. ("ctx/training",), ("ctx/training", "epoch/3"),
     ("ctx/training", "epoch/3", "span/forward"). `begin_ns`, `end_ns`: wall clock, first begin to last end.
-    `count`: how many times it was opened. Figures include the children, `*_outside` is what no child covers, None is
+    `count`: how many times it was opened; `duration_s`: for how long it was open, on whichever rank. Figures include the children, `*_outside` is what no child covers, None is
     absent (there is no meter), never 0. children + outside = the account itself.
     """
 
@@ -62,6 +62,7 @@ class Account:
     cpu_s: float | None
     cpu_outside_s: float | None
     memory_peak_bytes: float | None
+    duration_s: float
     first_step: int | None = None
     last_step: int | None = None
 
@@ -113,7 +114,7 @@ def attribute(record: Record) -> Attribution:
     return Attribution(
         [replace(
             accounts[0], name=str(config.get("name") or "") if isinstance(config, dict) else "",
-            begin_ns=begin, end_ns=end,
+            begin_ns=begin, end_ns=end, duration_s=(end - begin) / 1e9,
             memory_peak_bytes=float(memory.between(np.array([begin]), np.array([end]))[0]) if memory else None,
         ), *accounts[1:]],
         _report(record.nodes, meters, energy.total, begin, end),
@@ -183,6 +184,7 @@ class _Node:
     has_cpu: bool = False
     peak: float = float("nan")
     children: list[_Node] = field(default_factory=list)
+    open: list[tuple[int, int]] = field(default_factory=list)  # when: begin and end of each time, in any order
 
     def widen(self, begin: int, end: int, peak: float, has_energy: bool, has_cpu: bool) -> None:
         self.begin, self.end = min(self.begin, begin), max(self.end, end)
@@ -221,6 +223,7 @@ def _tree(
         it.count += 1
         it.energy += own_energy
         it.cpu += own_cpu
+        it.open.append((begin, end))
         it.widen(begin, end, peak, has_energy, has_cpu)
         opened = _prefix(span.context, None if span.kind == "context" else span.epoch)
         if span.kind != "span" and opened and opened != it.path:  # a context within an epoch opens itself as well
@@ -254,9 +257,11 @@ def _accounts(run: _Node, steps: dict[tuple[str, ...], tuple[int, int]]) -> list
         energy, cpu = it.energy, it.cpu
         for child in it.children:
             it.widen(child.begin, child.end, child.peak, child.has_energy, child.has_cpu)
+            it.open += child.open
             energy += totals[child.path][0]
             cpu += totals[child.path][1]
         totals[it.path] = energy, cpu
+        it.open = _union(it.open)
         it.children.sort(key=lambda n: (n.begin, n.path), reverse=True)
     out: list[Account] = []
     stack = [run]
@@ -273,8 +278,19 @@ def _accounts(run: _Node, steps: dict[tuple[str, ...], tuple[int, int]]) -> list
             it.begin, it.end, it.count,
             energy if it.has_energy else None, it.energy if it.has_energy else None,
             cpu if it.has_cpu else None, it.cpu if it.has_cpu else None,
-            None if math.isnan(it.peak) else it.peak, first, last,
+            None if math.isnan(it.peak) else it.peak, sum(b - a for a, b in it.open) / 1e9, first, last,
         ))
+    return out
+
+
+def _union(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same moments as intervals that do not overlap, in order."""
+    out: list[tuple[int, int]] = []
+    for begin, end in sorted(intervals):
+        if out and begin <= out[-1][1]:
+            out[-1] = out[-1][0], max(out[-1][1], end)
+        else:
+            out.append((begin, end))
     return out
 
 

@@ -137,7 +137,7 @@ class _Build:
             "yp:cpuSeconds": account.cpu_s,
             "yp:cpuOutsideSeconds": account.cpu_outside_s,
             "yp:peakMemoryBytes": whole(account.memory_peak_bytes),
-            "yp:durationSeconds": (account.end_ns - account.begin_ns) / 1e9,
+            "yp:durationSeconds": account.duration_s,
             "yp:firstStep": account.first_step,
             "yp:lastStep": account.last_step,
         }

@@ -54,17 +54,18 @@ _Array = tuple[str, npt.NDArray[Any], dict[str, Any]]
 
 def layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
     """(chunk, shard or None) for an array. No chunk is larger than its array; an array that is larger than one chunk
-    is sharded. A chunk of few rows is longer in time: each costs 0.2 ms of Python, whatever it holds."""
+    is sharded. A chunk of few rows is longer in time, and of few slots higher: each costs 0.2 ms of Python, whatever it
+    holds."""
     if len(shape) == 1:
         chunk: tuple[int, ...] = (min(shape[0], CHUNK_ROWS),)
         most: tuple[int, ...] = (SHARD_ROWS,)
     else:
-        rows = min(shape[0], CHUNK[0])
-        slots = CHUNK[1] * math.ceil(CHUNK[0] / rows)
-        chunk, most = (rows, min(shape[1], slots)), SHARD
+        rows = min(shape[0], CHUNK[0] * math.ceil(CHUNK[1] / shape[1]))
+        slots = min(shape[1], CHUNK[1] * math.ceil(CHUNK[0] / rows))
+        chunk, most = (rows, slots), SHARD
     if chunk == shape:
         return chunk, None
-    whole = tuple(min(m // c, -(-n // c)) * c for n, c, m in zip(shape, chunk, most, strict=True))
+    whole = tuple(min(max(1, m // c), -(-n // c)) * c for n, c, m in zip(shape, chunk, most, strict=True))
     return chunk, whole
 
 

@@ -1,0 +1,858 @@
+"""The client in real programs: it records what they say, and whatever happens, they do not notice it.
+
+The listener of `tests.support` stands in the place of the node daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import Listener, Said, eventually, run_script, start_script
+
+NOBODY = "/tmp/yprov-nobody-is-here.sock"
+
+
+def complete(said: Said) -> Said:
+    """Everything that the process logged arrived, and it said goodbye."""
+    assert said.exit is not None
+    assert (said.exit["logged"], said.exit["dropped"]) == (said.arrived, 0)
+    assert said.seqs == list(range(len(said.seqs)))
+    return said
+
+
+def said_by(code: str, **kwargs: Any) -> Said:
+    """What a program said in its life. It must not have printed anything."""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint, **kwargs)
+        assert (done.stdout, done.stderr) == ("", "")
+        return complete(listener.only())
+
+
+# -- nobody there ------------------------------------------------------------------------------------------------------
+
+EVERYTHING = """
+import yprov
+yprov.log_param("lr", 1e-3)
+yprov.log_params({"a": {"b": 1}})
+for k in range(3):
+    with yprov.context("training"), yprov.epoch(k), yprov.span("step"):
+        yprov.log_metric("loss", 0.5, step=k)
+        yprov.log_metrics({"a": 1, "b": 2}, step=k)
+yprov.event("saved", path="x")
+yprov.log_input("in.csv")
+yprov.log_artifact("out.csv", copy=True)
+yprov.log_model("net", "net.pt")
+
+@yprov.span("work")
+def work(x):
+    return x + 1
+
+assert work(1) == 2
+"""
+
+
+def test_without_a_daemon_it_does_nothing_at_all() -> None:
+    code = EVERYTHING + """
+import sys
+assert yprov.flush() is True
+assert yprov.log_metric("loss", "not a number") is None
+with yprov.context(object()) as c, yprov.epoch("x"):
+    pass
+assert "zmq" not in sys.modules and "threading" not in sys.modules and "yprov.shipping" not in sys.modules
+import threading
+assert threading.active_count() == 1
+"""
+    done = run_script(code, "")
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_outside_of_a_run_there_is_no_current_run() -> None:
+    code = "import os; [os.environ.pop(k) for k in list(os.environ) if k.startswith('YPROV_')]; import yprov; " \
+           "assert yprov.current_run() is None"
+    run_script(code, "")
+
+
+def test_a_program_knows_its_run() -> None:
+    run_script("import yprov; assert yprov.current_run() == ('run-1', '/runs/1'); r = yprov.current_run(); "
+               "assert (r.id, r.directory) == ('run-1', '/runs/1')", "")
+
+
+def test_a_dead_daemon_neither_blocks_nor_holds_the_program_at_its_end() -> None:
+    code = EVERYTHING + """
+import time
+t = time.perf_counter()
+for k in range(10000):
+    yprov.log_metric("loss", k)
+print(time.perf_counter() - t)
+t = time.perf_counter()
+assert yprov.flush(0.2) is False
+print(time.perf_counter() - t)
+"""
+    began = time.monotonic()
+    done = run_script(code, NOBODY)
+    assert time.monotonic() - began < 2.5 + 3
+    logging, flushing = map(float, done.stdout.split())
+    assert logging < 1
+    assert 0.2 <= flushing < 1
+    assert done.stderr == ""
+
+
+def test_an_endpoint_that_cannot_be_one_is_said_once_on_stderr() -> None:
+    done = run_script(EVERYTHING, "/" + "x" * 200)
+    assert done.stdout == ""
+    assert done.stderr.count("nothing of this process is recorded") == 1
+
+
+def test_a_daemon_that_comes_later_gets_everything() -> None:
+    code = """
+import yprov
+for k in range(1000):
+    yprov.log_metric("loss", k, step=k)
+print("logged", flush=True)
+input()
+"""
+    with Listener(wait=True) as listener, start_script(code, listener.endpoint) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "logged\n"
+        listener.listen()
+        _, errors = running.communicate("\n", timeout=20)
+        assert (running.returncode, errors) == (0, "")
+        assert complete(listener.only()).values == list(range(1000))
+
+
+def test_a_daemon_that_is_replaced_gets_what_the_first_one_did_not_acknowledge() -> None:
+    code = """
+import yprov
+yprov.log_metric("a", 1)
+print("logged", flush=True)
+input()
+yprov.log_metric("a", 2)
+"""
+    with Listener(acknowledge=False) as listener, start_script(code, listener.endpoint) as running:
+        eventually(lambda: listener.messages)
+        listener.deaf()
+        before = listener.messages
+        listener.acknowledge = True
+        listener.listen()
+        eventually(lambda: listener.messages > before, what="it is sent again")
+        running.communicate("\n", timeout=20)
+        assert complete(listener.only()).values == [1, 2]
+
+
+def test_without_pyzmq_it_says_so_once_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "zmq").mkdir()
+    (tmp_path / "zmq" / "__init__.py").write_text("raise ImportError('No module named zmq')")
+    code = EVERYTHING + """
+yprov.flush()
+import os
+if os.fork() == 0:
+    yprov.log_metric("child", 1)
+    os._exit(0)
+os.wait()
+print("went on")
+"""
+    done = run_script(code, NOBODY, env={"PYTHONPATH": str(tmp_path)})
+    assert done.stdout == "went on\n"
+    assert done.stderr == ("yprov: nothing of this process is recorded: No module named zmq\n"
+                           "hint: pip install pyzmq\n")
+
+
+# -- what is recorded --------------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_every_kind_are_recorded_and_nothing_else() -> None:
+    code = """
+import decimal, fractions, math, yprov
+import numpy as np
+
+class Tensor:
+    def __init__(self, value): self.value = value
+    def item(self): return self.value
+
+good = [1, 2.5, True, math.nan, math.inf, -math.inf, np.float32(0.5), np.float64(1.5), np.int64(3), np.bool_(True),
+        np.array(4.0), np.array([5.0]), decimal.Decimal("1.5"), fractions.Fraction(1, 2), Tensor(6.5), 10**300]
+for k, value in enumerate(good):
+    yprov.log_metric("good", value, step=k)
+bad = ["3", b"3", np.str_("3"), None, 1j, [1], object(), np.array([1, 2]), Tensor("x"), 10**400]
+for value in bad:
+    yprov.log_metric("bad", value)
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        said = listener.only()
+    expected = [1, 2.5, 1, math.nan, math.inf, -math.inf, 0.5, 1.5, 3, 1, 4, 5, 1.5, 0.5, 6.5, 1e300]
+    assert repr(said.values) == repr([float(x) for x in expected])
+    assert [row.step for row in said.metrics] == list(range(len(expected)))
+    assert said.exit is not None
+    assert (said.exit["logged"], said.exit["dropped"]) == (len(expected), 10)
+    assert said.losses[-1]["events"] == 10
+    assert done.stdout == ""
+    assert done.stderr == "yprov: log_metric('bad') was not recorded: not a number: '3'\n"  # once
+
+
+def test_torchs_numbers_are_recorded() -> None:
+    pytest.importorskip("torch")
+    said = said_by("import torch, yprov\nfor t in (torch.tensor(1.5), torch.tensor([2]), torch.tensor(True)):\n"
+                   "    yprov.log_metric('x', t)\n")
+    assert said.values == [1.5, 2, 1]
+
+
+def test_strict_mode_raises_for_tests_of_scripts() -> None:
+    code = """
+import yprov
+failed = []
+for call in (
+    lambda: yprov.log_metric("a", "3"), lambda: yprov.log_metric("a", 1, step="x"), lambda: yprov.log_metrics(5),
+    lambda: yprov.log_metric("a", 1, step=1.5), lambda: yprov.log_metric("a", 1, step=10**30),
+    lambda: yprov.log_params(5), lambda: yprov.epoch("one").__enter__(), lambda: yprov.epoch(float("nan")).__enter__(), lambda: yprov.log_input(5),
+    lambda: yprov.log_artifact("x", role="result"), lambda: yprov.flush("soon"),
+):
+    try:
+        yprov.log_metric("good", 1)
+        call()
+    except (TypeError, ValueError, AttributeError) as e:
+        failed.append(e)
+print(len(failed))
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint, env={"YPROV_STRICT": "1"})
+        assert (done.stdout, done.stderr) == ("11\n", "")
+        assert complete(listener.only()).values == [1.0] * 11
+
+
+def test_mistakes_of_every_kind_are_counted_and_harm_nobody() -> None:
+    code = """
+import yprov
+class Hostile:
+    def __str__(self): raise RuntimeError("no")
+    __repr__ = __str__
+endless = {}
+endless["me"] = endless
+yprov.log_metric("before", 1)
+yprov.log_metric("a", 1, step="x")
+yprov.log_metric("a", 1, step=10**30)
+yprov.log_metric("a", 1, step=-2**63)
+yprov.log_metric(Hostile(), 1)
+yprov.log_metrics(5)
+yprov.log_param("p", Hostile())
+yprov.log_params(endless)
+yprov.log_params(None)
+with yprov.epoch("one"), yprov.epoch(2.5), yprov.epoch(2**64), yprov.context(Hostile()), yprov.span(Hostile()):
+    yprov.log_metric("inside", 2)
+yprov.event(Hostile())
+yprov.event("e", x=Hostile())
+yprov.log_input(None)
+yprov.log_artifact("x", role="result")
+yprov.log_model("m", Hostile())
+assert yprov.flush("soon") is False
+yprov.log_metric("after", 3)
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        said = listener.only()
+    assert said.values == [1, 2, 3]
+    assert [(row.context, row.epoch) for row in said.metrics] == [(None, None)] * 3
+    assert said.exit is not None
+    assert (said.exit["logged"], said.exit["dropped"]) == (3, 19)
+    assert done.stdout == ""
+    topics = [line.split("(")[0].split(" was")[0] for line in done.stderr.splitlines()]
+    assert len(topics) == len(set(topics))
+
+
+def test_names_are_kept_as_they_are() -> None:
+    code = r"""
+import yprov, os
+for name in ("train/loss", "größe", "\U0001f600", "", "a b\nc\0", "x" * 1000, 5):
+    yprov.log_metric(name, 1, context=name)
+with yprov.context("a/b"), yprov.context("größe"), yprov.span("/"):
+    yprov.event("e/é", **{"schlüssel": "wert", "a.b": 1})
+yprov.log_metric("\udcff", 1)
+yprov.log_param("\udcff", "\udc80")
+yprov.log_input(os.fsdecode(b"/data/\xff.csv"))
+yprov.log_input(b"/data/bytes.csv".decode())
+"""
+    said = said_by(code)
+    names = ["train/loss", "größe", "\U0001f600", "", "a b\nc\0", "x" * 1000, "5"]
+    assert [(r.name, r.context) for r in said.metrics] == [(n, n) for n in names] + [("\udcff", None)]
+    (event,) = said.of("event")
+    assert (event["name"], event["context"]) == ("e/é", "a/b/größe")
+    assert event["attributes"] == {"schlüssel": "wert", "a.b": 1}
+    assert said.of("param")[0]["name"] == "\udcff"
+    assert said.files[0]["path"] == os.fsdecode(b"/data/\xff.csv")
+
+
+def test_parameters_keep_their_values_and_nested_ones_become_names_with_dots() -> None:
+    code = """
+import collections, decimal, enum, pathlib, types, yprov
+import numpy as np
+class Colour(enum.Enum):
+    RED = 1
+class Level(enum.IntEnum):
+    HIGH = 3
+yprov.log_params({
+    "lr": 1e-3, "on": True, "none": None, "text": "x", "big": 10**30, "huge": 10**6000,
+    "decimal": decimal.Decimal("1.50"), "list": [1, [2, 3.5]], "tuple": (1, 2), "path": pathlib.PurePosixPath("/x"), "enum": Colour.RED, "level": Level.HIGH,
+    "float32": np.float32(0.5), "array": np.arange(3), "matrix": np.zeros((1000, 1000)), "empty": {},
+    "nan": float("nan"), "optimizer": {"name": "adam", "betas": {"first": 0.9}, 3: 4},
+    "proxy": types.MappingProxyType({"a": collections.OrderedDict(b=1)}),
+})
+mutable = [1]
+yprov.log_param("mutable", mutable)
+mutable.append(2)
+"""
+    said = said_by(code)
+    found = {e["name"]: e["value"] for e in said.of("param")}
+    assert math.isnan(found.pop("nan"))
+    assert found.pop("matrix").startswith("[[0. 0. 0.")
+    assert found == {
+        "lr": 1e-3, "on": True, "none": None, "text": "x", "big": 10**30, "huge": hex(10**6000), "decimal": "1.50",
+        "list": [1, [2, 3.5]], "tuple": [1, 2], "path": "/x", "enum": "Colour.RED", "level": 3, "float32": 0.5,
+        "array": [0, 1, 2], "empty": {}, "optimizer.name": "adam", "optimizer.betas.first": 0.9, "optimizer.3": 4,
+        "proxy.a.b": 1, "mutable": [1],
+    }
+    assert json.loads(json.dumps(found["on"])) is True
+
+
+def test_contexts_and_epochs_nest_and_an_explicit_context_wins() -> None:
+    code = """
+import yprov
+yprov.log_metric("m", 0)
+with yprov.context("training"):
+    yprov.log_metric("m", 1)
+    with yprov.epoch(3.0):
+        yprov.log_metric("m", 2)
+        with yprov.context("augment"), yprov.span("load"):
+            yprov.log_metric("m", 3)
+            yprov.log_metric("m", 4, context="validation")
+    yprov.log_metrics({"m": 5}, context="testing")
+    try:
+        with yprov.epoch(4):
+            raise KeyError
+    except KeyError:
+        pass
+    yprov.log_metric("m", 6)
+with yprov.epoch(5), yprov.context("evaluation"):
+    yprov.log_metric("m", 7)
+yprov.log_metric("m", 8)
+"""
+    said = said_by(code)
+    assert [(r.context, r.epoch) for r in said.metrics] == [
+        (None, None), ("training", None), ("training", 3), ("training/augment", 3), ("validation", 3),
+        ("testing", None), ("training", None), ("evaluation", 5), (None, None)]
+    begins, ends = said.of("begin"), said.of("end")
+    assert [(b["kind"], b["name"], b["parent"]) for b in begins] == [
+        ("context", "training", 0), ("epoch", "3", 1), ("context", "augment", 2), ("span", "load", 3),
+        ("epoch", "4", 1), ("epoch", "5", 0), ("context", "evaluation", 6)]
+    assert [b["id"] for b in begins] == [1, 2, 3, 4, 5, 6, 7]
+    assert [e["id"] for e in ends] == [4, 3, 2, 5, 1, 7, 6]
+
+
+def test_a_span_can_be_used_again_and_within_itself_and_as_a_decorator() -> None:
+    code = """
+import asyncio, yprov
+again = yprov.context("c")
+with again:
+    with again:
+        yprov.log_metric("m", 1)
+    yprov.log_metric("m", 2)
+with again:
+    yprov.log_metric("m", 3)
+yprov.log_metric("m", 4)
+
+@yprov.context("fib")
+def fib(n):
+    "Doc."
+    if n == 0:
+        yprov.log_metric("m", 5)
+        raise ValueError(n)
+    return fib(n - 1)
+
+try:
+    fib(1)
+except ValueError:
+    pass
+assert (fib.__name__, fib.__doc__) == ("fib", "Doc.")
+
+@yprov.context("task")
+async def task():
+    await asyncio.sleep(0)
+    yprov.log_metric("m", 6)
+    return 7
+
+assert asyncio.run(task()) == 7
+yprov.log_metric("m", 7)
+"""
+    said = said_by(code)
+    assert [r.context for r in said.metrics] == ["c/c", "c", "c", None, "fib/fib", "task", None]
+    assert len(said.of("begin")) == len(said.of("end")) == 6
+
+
+def test_threads_are_where_the_main_thread_is_until_they_go_elsewhere() -> None:
+    code = """
+import threading, yprov
+def work():
+    yprov.log_metric("m", 1)
+    with yprov.context("inner"):
+        yprov.log_metric("m", 2)
+        ready.set()
+        go.wait()
+    yprov.log_metric("m", 4)
+ready, go = threading.Event(), threading.Event()
+with yprov.context("training"), yprov.epoch(1):
+    thread = threading.Thread(target=work)
+    thread.start()
+    ready.wait()
+    yprov.log_metric("m", 3)  # what a thread opens is its own
+go.set()
+thread.join()
+"""
+    said = said_by(code)
+    assert [(r.value, r.context, r.epoch) for r in said.metrics] == [
+        (1, "training", 1), (2, "training/inner", 1), (3, "training", 1), (4, None, None)]
+
+
+def test_tasks_keep_to_their_own_scope() -> None:
+    code = """
+import asyncio, yprov
+async def one(name, mine, other):
+    with yprov.context(name):
+        mine.set()
+        await other.wait()
+        yprov.log_metric(name, 1)
+async def none():
+    yprov.log_metric("none", 1)
+async def main():
+    a, b = asyncio.Event(), asyncio.Event()
+    await asyncio.gather(one("a", a, b), none(), one("b", b, a), none())
+    yprov.log_metric("none", 1)
+    with yprov.context("outer"):
+        await asyncio.gather(one("a", a, b), one("b", b, a))
+asyncio.run(main())
+yprov.log_metric("none", 1)
+import threading
+thread = threading.Thread(target=yprov.log_metric, args=("none", 1))
+thread.start()
+thread.join()
+"""
+    said = said_by(code)
+    assert sorted((r.name, str(r.context)) for r in said.metrics) == [
+        ("a", "a"), ("a", "outer/a"), ("b", "b"), ("b", "outer/b"), *[("none", "None")] * 5]
+
+
+def test_files_are_declared_with_where_they_were_named(tmp_path: Path) -> None:
+    code = """
+import os, pathlib, sys, yprov
+os.chdir(sys.argv[1])
+with yprov.context("training"), yprov.epoch(2):
+    yprov.log_input("in.csv")
+    yprov.log_artifact(pathlib.Path("out") / "x.csv", copy=True)
+    yprov.log_artifact("/data/y", role="input")
+    yprov.log_model("net", "net.pt")
+"""
+    with Listener() as listener:
+        run_script(code, listener.endpoint, str(tmp_path))
+        said = complete(listener.only())
+    rows = [(f["role"], f["path"], f["name"], f["copy"]) for f in said.files]
+    assert rows == [("input", f"{tmp_path}/in.csv", "in.csv", False),
+                    ("output", f"{tmp_path}/out/x.csv", "x.csv", True),
+                    ("input", "/data/y", "y", False), ("model", f"{tmp_path}/net.pt", "net", False)]
+    assert {(f["context"], f["epoch"]) for f in said.files} == {("training", 2)}
+
+
+def test_a_process_says_who_it_is_and_which_rank() -> None:
+    code = "import yprov, os; yprov.log_metric('a', 1); print(os.getpid())"
+    torchrun = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "SLURM_PROCID": "0"}
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint, env=torchrun)
+        about = listener.only().about
+    assert (about["rank"], about["world_size"], about["local_rank"]) == (3, 8, 1)
+    assert (about["role"], about["pid"], about["host"]) == ("process", int(done.stdout), os.uname().nodename)
+
+
+# -- how much ----------------------------------------------------------------------------------------------------------
+
+
+def test_eight_threads_with_fifty_thousand_events_each_lose_nothing() -> None:
+    code = """
+import threading, yprov
+def work(k):
+    for i in range(50_000):
+        yprov.log_metric("m", i, step=k)
+threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+"""
+    said = said_by(code)
+    assert len(said.metrics) == 400_000
+    by_thread: list[list[float]] = [[] for _ in range(8)]
+    for row in said.metrics:
+        by_thread[row.step or 0].append(row.value)
+    assert by_thread == [list(range(50_000))] * 8
+
+
+def test_a_full_queue_is_counted_and_said_once() -> None:
+    code = """
+import sys, yprov
+sys.modules["yprov.client"].QUEUE_LIMIT = 100
+client = sys.modules["yprov.client"].client
+sys.setswitchinterval(1000)  # nobody empties the queue while we fill it
+for k in range(1000):
+    yprov.log_metric("m", k)
+for k in range(1000):
+    yprov.event("e", k=k)
+sys.setswitchinterval(0.005)
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        said = listener.only()
+    assert said.exit is not None
+    assert said.exit["logged"] == said.arrived
+    assert said.exit["logged"] + said.exit["dropped"] == 2000
+    assert said.exit["dropped"] >= 1000
+    assert said.losses[-1]["events"] == said.exit["dropped"]
+    assert done.stdout == ""
+    assert done.stderr == "yprov: events come faster than they can be sent; what is left out is counted\n"
+
+
+def test_what_the_bound_pushes_out_is_counted_too() -> None:
+    code = """
+import sys, yprov
+import yprov.shipping
+yprov.shipping.SEND_LIMIT = 100_000
+client = sys.modules["yprov.client"].client
+for k in range(50):
+    yprov.event("e", text="x" * 10_000)
+    while client._events:
+        yprov.flush(0.001)
+print(1, flush=True)
+input()
+yprov.event("last")
+"""
+    with Listener(wait=True) as listener, start_script(code, listener.endpoint) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "1\n"
+        listener.listen()
+        running.communicate("\n", timeout=20)
+        said = listener.only()
+    gaps = set(range(max(said.seqs))) - set(said.seqs)
+    assert len(gaps) >= 35
+    assert said.losses[-1]["pushed_out"] == len(gaps)
+    assert len(said.of("event")) < 15
+
+
+def test_events_too_long_for_one_frame_go_in_several() -> None:
+    code = """
+import sys, yprov
+import yprovd.wire
+yprovd.wire.MAX_PAYLOAD = 10_000
+for k in range(20):
+    yprov.event("e", k=k, text="x" * 3000)
+yprov.event("too long", text="x" * 20_000)
+for k in range(2000):
+    yprov.log_metric("m", k)
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        said = listener.only()
+    assert [e["attributes"]["k"] for e in said.of("event")] == list(range(20))
+    assert said.values == list(range(2000))
+    assert said.exit is not None
+    assert (said.exit["logged"], said.exit["dropped"]) == (2020, 1)
+    assert said.seqs == list(range(len(said.seqs)))
+    assert done.stderr == "yprov: 1 events were not recorded: they cannot be written\n"
+
+
+# -- how it ends -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [("", 0), ("import sys; sys.exit(3)", 3), ("raise SystemExit", 0), ("1 / 0", 1),
+     ("import threading; threading.Thread(target=lambda: yprov.log_metric('m', 2)).start()", 0)],
+)
+def test_the_last_words_of_a_program_arrive_however_it_ends(end: str, status: int) -> None:
+    with Listener() as listener:
+        done = run_script(f"import yprov\nyprov.log_metric('m', 1)\n{end}", listener.endpoint, status=status)
+        assert complete(listener.only()).values[0] == 1
+    assert done.stdout == ""
+    assert ("ZeroDivisionError" in done.stderr) == (status == 1)
+
+
+def test_handlers_of_the_script_at_its_end_are_heard_whenever_they_were_registered() -> None:
+    code = """
+import atexit
+import yprov
+atexit.register(lambda: yprov.log_metric("m", 3))
+yprov.log_metric("m", 1)
+atexit.register(lambda: yprov.log_metric("m", 2))
+"""
+    assert said_by(code).values == [1, 2, 3]
+
+
+def test_what_is_flushed_survives_os_exit() -> None:
+    code = """
+import os, yprov
+for k in range(1000):
+    yprov.log_metric("m", k)
+assert yprov.flush(10) is True
+assert yprov.flush(10) is True
+os._exit(0)
+"""
+    with Listener() as listener:
+        run_script(code, listener.endpoint)
+        said = listener.only()
+    assert said.values == list(range(1000))
+    assert said.exit is None
+
+
+def test_flush_tells_whether_it_is_on_disk() -> None:
+    code = """
+import os, time, yprov
+yprov.log_metric("m", 1)
+t = time.perf_counter()
+assert yprov.flush(0.3) is False
+assert 0.25 < time.perf_counter() - t < 1
+os._exit(0)
+"""
+    with Listener(acknowledge=False) as listener:
+        run_script(code, listener.endpoint)
+        assert listener.only().values == [1]
+
+
+def test_flush_from_many_threads_and_after_a_rest_is_quick() -> None:
+    code = """
+import sys, threading, time, yprov
+client = sys.modules["yprov.client"].client
+yprov.log_metric("m", 1)
+yprov.flush()
+while not client._idle:
+    time.sleep(0.01)
+t = time.perf_counter()
+def work():
+    for k in range(5):
+        yprov.log_metric("m", k)
+        assert yprov.flush(5)
+threads = [threading.Thread(target=work) for _ in range(4)]
+[x.start() for x in threads]
+[x.join() for x in threads]
+print(time.perf_counter() - t)
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        assert len(complete(listener.only()).metrics) == 21
+    assert float(done.stdout) < 5
+    assert done.stderr == ""
+
+
+def test_a_signal_handler_of_the_script_may_log() -> None:
+    code = """
+import os, signal, sys, yprov
+sys.modules["yprov.client"].QUEUE_LIMIT = 50  # so that the rare paths are taken too
+signal.signal(signal.SIGALRM, lambda *_: (yprov.event("alarm"), yprov.log_metric("m", "bad")))
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+for k in range(20_000):
+    yprov.log_metric("m", k)
+signal.setitimer(signal.ITIMER_REAL, 0)
+print("done")
+"""
+    with Listener() as listener:
+        assert run_script(code, listener.endpoint).stdout == "done\n"
+        said = listener.only()
+    assert said.exit is not None
+    assert said.exit["logged"] == said.arrived
+
+
+def test_a_killed_program_leaves_what_it_sent() -> None:
+    code = "import yprov; yprov.log_metric('m', 1); yprov.flush(); print(1, flush=True); input()"
+    with Listener() as listener, start_script(code, listener.endpoint) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "1\n"
+        running.send_signal(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
+        assert listener.only().values == [1]
+        assert listener.only().exit is None
+
+
+# -- forks -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fork_in_the_middle_of_logging_makes_two_processes_that_lose_nothing() -> None:
+    code = """
+import os, sys, threading, yprov
+def work(name, n, go):
+    go.wait()
+    for k in range(n):
+        yprov.log_metric(name, k)
+def threads(name):
+    go = threading.Event()
+    all = [threading.Thread(target=work, args=(f"{name}{i}", 3000, go)) for i in range(3)]
+    [t.start() for t in all]
+    go.set()
+    return all
+with yprov.context("training"), yprov.epoch(1):
+    running = threads("parent")
+    children = []
+    for c in range(3):
+        pid = os.fork()
+        if pid == 0:
+            mine = threads(f"child{c}-")
+            yprov.log_metric("main", c)
+            [t.join() for t in mine]
+            sys.exit(0)
+        children.append(pid)
+    [t.join() for t in running]
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        heard = listener.heard()
+    assert (done.stdout, done.stderr) == ("", "")
+    assert len(heard) == 4
+    found: dict[str, list[float]] = {}
+    for said in heard:
+        complete(said)
+        for row in said.metrics:
+            assert (row.context, row.epoch) == ("training", 1)
+            found.setdefault(row.name, []).append(row.value)
+    threads = [f"{who}{i}" for who in ("parent", "child0-", "child1-", "child2-") for i in range(3)]
+    assert {name: sorted(values) for name, values in found.items() if name != "main"} == \
+        {name: list(range(3000)) for name in threads}
+    assert found["main"] == [0, 1, 2]
+
+
+def test_a_span_that_the_parent_opened_is_the_parents_to_close() -> None:
+    code = """
+import os, sys, yprov
+with yprov.context("training"), yprov.span("outer"):
+    pid = os.fork()
+    if pid == 0:
+        with yprov.span("mine"):
+            yprov.log_metric("child", 1)
+if pid == 0:
+    with yprov.span("later"):
+        yprov.log_metric("child", 2)
+    sys.exit(0)
+os.waitpid(pid, 0)
+"""
+    with Listener() as listener:
+        run_script(code, listener.endpoint)
+        parent, child = (complete(s) for s in sorted(listener.heard(), key=lambda s: len(s.metrics)))
+    assert [b["name"] for b in parent.of("begin")] == ["training", "outer"]
+    assert len(parent.of("end")) == 2
+    assert [(b["name"], b["parent"], b["context"]) for b in child.of("begin")] == \
+        [("mine", 0, "training"), ("later", 0, None)]  # the parent's spans have numbers of the parent's
+    assert sorted(b["id"] for b in child.of("begin")) == sorted(e["id"] for e in child.of("end"))
+    assert [r.context for r in child.metrics] == ["training", None]
+
+
+@pytest.mark.parametrize("delay", [0, 0.01, 0.02, 0.03, 0.05, 0.08])
+def test_a_child_that_is_forked_while_the_client_loads_can_import_what_it_likes(delay: float) -> None:
+    """The thread of the client imports zmq and what that needs; a fork in the middle of an import would leave the
+    child with modules that are locked for good."""
+    code = f"""
+import os, time, yprov
+yprov.log_param("lr", 1)
+end = time.perf_counter() + {delay}
+while time.perf_counter() < end:
+    pass
+pid = os.fork()
+if pid == 0:
+    import signal
+    signal.alarm(20)
+    import json, platform, struct, zmq, yprov.shipping
+    yprov.log_metric("child", 1)
+    assert yprov.flush(10)
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+"""
+    with Listener() as listener:
+        run_script(code, listener.endpoint)
+        assert [len(s.metrics) for s in sorted(listener.heard(), key=lambda s: len(s.metrics))] == [0, 1]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_of_multiprocessing_say_their_last_words(tmp_path: Path, method: str) -> None:
+    code = """
+import multiprocessing, sys
+import yprov
+def work(k):
+    with yprov.span("work"):
+        yprov.log_metric("worker", k)
+    return k
+def process(k):
+    work(k)
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    yprov.log_metric("main", 0)
+    with yprov.context("training"):
+        all = [context.Process(target=process, args=(k,)) for k in range(2)]
+        [p.start() for p in all]
+        [p.join() for p in all]
+        assert [p.exitcode for p in all] == [0, 0]
+        with context.Pool(2) as pool:
+            assert pool.map(work, range(2, 6), chunksize=1) == [2, 3, 4, 5]
+            pool.close()
+            pool.join()
+    yprov.log_metric("main", 1)
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint, method, file=tmp_path / "main.py")
+        assert (done.stdout, done.stderr) == ("", "")
+        heard = [complete(s) for s in listener.heard()]
+    rows = [row for said in heard for row in said.metrics]
+    assert sorted(r.value for r in rows if r.name == "worker") == [0, 1, 2, 3, 4, 5]
+    assert [r.value for r in rows if r.name == "main"] == [0, 1]
+    if method == "fork":
+        assert {r.context for r in rows if r.name == "worker"} == {"training"}
+
+
+def test_workers_like_those_of_a_dataloader_cost_nothing_when_they_say_nothing() -> None:
+    code = """
+import multiprocessing, threading, time, yprov
+def worker(queue, out):
+    while (item := queue.get()) is not None:
+        out.put(item * 2)
+    assert threading.active_count() <= 2, threading.enumerate()  # the queue's feeder, and none of ours
+context = multiprocessing.get_context("fork")
+for k in range(2):
+    with yprov.epoch(k):
+        queue, out = context.Queue(), context.Queue()
+        workers = [context.Process(target=worker, args=(queue, out), daemon=True) for _ in range(4)]
+        [w.start() for w in workers]
+        [queue.put(i) for i in range(20)]
+        for i in range(20):
+            yprov.log_metric("batch", out.get(), step=i)
+        [queue.put(None) for _ in workers]
+        t = time.perf_counter()
+        [w.join() for w in workers]
+        assert time.perf_counter() - t < 2
+        assert [w.exitcode for w in workers] == [0] * 4
+        queue.close(); out.close(); queue.join_thread(); out.join_thread()
+"""
+    said = said_by(code)
+    assert len(said.metrics) == 40
+    assert sorted(v for v in said.values[:20]) == [2 * i for i in range(20)]
+
+
+def test_a_fork_of_a_fork_is_a_process_of_its_own_too() -> None:
+    code = """
+import os, sys, yprov
+yprov.log_metric("m", 0)
+for depth in (1, 2):
+    pid = os.fork()
+    if pid:
+        assert os.waitpid(pid, 0)[1] == 0
+        sys.exit(0)
+    yprov.log_metric("m", depth)
+"""
+    with Listener() as listener:
+        run_script(code, listener.endpoint)
+        assert sorted(complete(s).values[0] for s in listener.heard()) == [0, 1, 2]
