@@ -212,7 +212,9 @@ failed = []
 for call in (
     lambda: yprov.log_metric("a", "3"), lambda: yprov.log_metric("a", 1, step="x"), lambda: yprov.log_metrics(5),
     lambda: yprov.log_metric("a", 1, step=1.5), lambda: yprov.log_metric("a", 1, step=10**30),
-    lambda: yprov.log_params(5), lambda: yprov.epoch("one").__enter__(), lambda: yprov.epoch(float("nan")).__enter__(), lambda: yprov.log_input(5),
+    lambda: yprov.log_params(5),
+    lambda: yprov.epoch("one").__enter__(), lambda: yprov.epoch(float("nan")).__enter__(),
+    lambda: yprov.log_input(5),
     lambda: yprov.log_artifact("x", role="result"), lambda: yprov.flush("soon"),
 ):
     try:
@@ -299,7 +301,8 @@ class Level(enum.IntEnum):
     HIGH = 3
 yprov.log_params({
     "lr": 1e-3, "on": True, "none": None, "text": "x", "big": 10**30, "huge": 10**6000,
-    "decimal": decimal.Decimal("1.50"), "list": [1, [2, 3.5]], "tuple": (1, 2), "path": pathlib.PurePosixPath("/x"), "enum": Colour.RED, "level": Level.HIGH,
+    "decimal": decimal.Decimal("1.50"),
+    "list": [1, [2, 3.5]], "tuple": (1, 2), "path": pathlib.PurePosixPath("/x"), "enum": Colour.RED, "level": Level.HIGH,
     "float32": np.float32(0.5), "array": np.arange(3), "matrix": np.zeros((1000, 1000)), "empty": {},
     "nan": float("nan"), "optimizer": {"name": "adam", "betas": {"first": 0.9}, 3: 4},
     "proxy": types.MappingProxyType({"a": collections.OrderedDict(b=1)}),

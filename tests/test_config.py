@@ -113,7 +113,8 @@ def test_an_experiment_is_the_folder_unless_it_is_named(file: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("text", "message"),
     [("a: [", "is not YAML: while parsing a flow node"), ("\t- x", "is not YAML"), ("just text", "must hold settings"),
-     ("- a\n- b", "must hold settings"), ("5", "must hold settings"), ("a: !!python/object:os.system {}", "is not YAML"),
+     ("- a\n- b", "must hold settings"), ("5", "must hold settings"),
+     ("a: !!python/object:os.system {}", "is not YAML"),
      ("name: 2024-01-01", "`name` must be text"), ("1: 2", "unknown key `1`")],
 )
 def test_a_file_without_settings_in_it_is_named(file: Path, text: str, message: str) -> None:
@@ -140,7 +141,7 @@ def test_a_file_that_is_not_there_is_named(file: Path) -> None:
 
 def test_a_mistake_is_looked_for_where_it_was_made(file: Path) -> None:
     file.write_text("interval: 2\n")
-    with pytest.raises(YprovError, match="^options: `interval` must be"):
+    with pytest.raises(YprovError, match=r"^options: `interval` must be"):
         resolve(file, {"interval": 0})
     file.write_text("interval: 0\n")
     with pytest.raises(YprovError, match=r"settings\.yaml`: `interval` must be"):
@@ -237,5 +238,5 @@ def test_a_folder_that_is_no_run_says_what_to_type(tmp_path: Path) -> None:
         RunConfig.read(tmp_path)
     assert caught.value.hint.startswith("yprov ls")
     (tmp_path / RUN_FILE).mkdir()
-    with pytest.raises(YprovError, match="cannot read .*: Is a directory"):
+    with pytest.raises(YprovError, match=r"cannot read .*: Is a directory"):
         RunConfig.read(tmp_path)

@@ -15,6 +15,7 @@ import atexit
 import os
 import sys
 from _contextvars import ContextVar
+from _thread import RLock, allocate_lock  # as `threading` has them, and there before it is loaded
 from collections import deque, namedtuple
 from collections.abc import Mapping
 from itertools import count
@@ -312,14 +313,14 @@ class Client:
             self._idle = False
             self._wake.set()
             return
-        import threading
-
         lock = _lock("start")
         if not lock.acquire(blocking=False):
             return  # somebody is at it, perhaps this thread below a signal handler of the script
         try:
             if self._thread is not None:
                 return
+            import threading
+
             self._wake = threading.Event()
             self._condition = threading.Condition()
             self._loaded = threading.Event()
@@ -442,10 +443,8 @@ def _lock(purpose: str) -> Any:
     """A lock for a rare path, made when it is first needed (a fork must not inherit it locked)."""
     lock = _locks.get((purpose, os.getpid()))
     if lock is None:
-        import threading
-
         # A signal handler of the script may come back to us in the middle of counting, and must not wait for itself.
-        new = threading.RLock() if purpose == "count" else threading.Lock()
+        new = RLock() if purpose == "count" else allocate_lock()
         lock = _locks.setdefault((purpose, os.getpid()), new)
     return lock
 

@@ -45,8 +45,9 @@ class Account:
 
     `path`: () for the run, then e.g. ("ctx/training",), ("ctx/training", "epoch/3"),
     ("ctx/training", "epoch/3", "span/forward"). `begin_ns`, `end_ns`: wall clock, first begin to last end.
-    `count`: how many times it was opened; `duration_s`: for how long it was open, on whichever rank. Figures include the children, `*_outside` is what no child covers, None is
-    absent (there is no meter), never 0. children + outside = the account itself.
+    `count`: how many times it was opened; `duration_s`: for how long it was open, on whichever rank. Figures include
+    the children, `*_outside` is what no child covers, None is absent (there is no meter), never 0.
+    children + outside = the account itself.
     """
 
     path: tuple[str, ...]

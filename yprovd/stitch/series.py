@@ -116,7 +116,7 @@ def _write_group(store: Store, record: Record, group: Group, suffix: str) -> lis
         short = metric.name.removeprefix("system.").removeprefix("hw.").replace(".", "_")
         array = base = encoded(short)
         number = 1
-        while not taken.isdisjoint({array, f"{array}_increment", f"{array}_start"} if counter else {array}):
+        while not taken.isdisjoint({f"{array}_increment", f"{array}_start"} if counter else {array}):
             number += 1
             array = f"{base}_{number}"
         about: dict[str, Any] = {"units": unit.units, "metric": metric.name, "coordinates": coordinates}

@@ -63,7 +63,8 @@ def account(path: tuple[str, ...], begin: int, end: int, **more: Any) -> Account
     epoch = next((int(p.partition("/")[2]) for p in path if p.startswith("epoch/")), None)
     figures: dict[str, Any] = {"count": 1, "energy_j": 10.0 * (end - begin), "energy_outside_j": 1.5, "cpu_s": 3.25,
                                "cpu_outside_s": 0.25, "memory_peak_bytes": 5e9} | more
-    return Account(path, kind, name, context, epoch, T0 + begin * S, T0 + end * S, duration_s=float(end - begin), **figures)
+    figures["duration_s"] = float(end - begin)
+    return Account(path, kind, name, context, epoch, T0 + begin * S, T0 + end * S, **figures)
 
 
 def file(role: str, name: str, at: float, **more: Any) -> DeclaredFile:
