@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml
 
 demo: setup ## train a small network on real digits under `yprov run`, and show what is left behind
 	@mkdir -p .demo
-	$(BIN)/yprov run --experiment digits --keep-spool -- $(BIN)/python examples/digits.py --model .demo/model.pkl
+	$(BIN)/yprov run --experiment digits -- $(BIN)/python examples/digits.py --model .demo/model.pkl
 
 test: setup ## the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -302,7 +302,8 @@ class Level(enum.IntEnum):
 yprov.log_params({
     "lr": 1e-3, "on": True, "none": None, "text": "x", "big": 10**30, "huge": 10**6000,
     "decimal": decimal.Decimal("1.50"),
-    "list": [1, [2, 3.5]], "tuple": (1, 2), "path": pathlib.PurePosixPath("/x"), "enum": Colour.RED, "level": Level.HIGH,
+    "list": [1, [2, 3.5]], "tuple": (1, 2), "path": pathlib.PurePosixPath("/x"), "enum": Colour.RED,
+    "level": Level.HIGH,
     "float32": np.float32(0.5), "array": np.arange(3), "matrix": np.zeros((1000, 1000)), "empty": {},
     "nan": float("nan"), "optimizer": {"name": "adam", "betas": {"first": 0.9}, 3: 4},
     "proxy": types.MappingProxyType({"a": collections.OrderedDict(b=1)}),
@@ -546,9 +547,10 @@ yprov.event("last")
         running.communicate("\n", timeout=20)
         said = listener.only()
     gaps = set(range(max(said.seqs))) - set(said.seqs)
-    assert len(gaps) >= 35
+    assert len(gaps) >= 20
+    assert said.about["pid"] == running.pid  # announced again, for it was among what was lost
     assert said.losses[-1]["pushed_out"] == len(gaps)
-    assert len(said.of("event")) < 15
+    assert 0 < len(said.of("event")) < 30
 
 
 def test_events_too_long_for_one_frame_go_in_several() -> None:

@@ -26,6 +26,7 @@ def next_tick(clock: ManualClock, ticker: Ticker) -> int:
 def test_ticks_are_whole_multiples_of_the_interval_so_that_nodes_tick_together() -> None:
     one, other = ManualClock(START), ManualClock(START + 700 * 10**6)
     ticker, late = Ticker(S, one), Ticker(S, other)
+    assert ticker.previous_ns == 1_700_000_000 * S
     assert next_tick(one, ticker) == 1_700_000_001 * S
     assert next_tick(other, late) == 1_700_000_001 * S
 

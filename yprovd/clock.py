@@ -41,6 +41,11 @@ class Ticker:
     def _after(self, wall_ns: int) -> int:
         return (wall_ns // self.interval_ns + 1) * self.interval_ns
 
+    @property
+    def previous_ns(self) -> int:
+        """The tick before the next one."""
+        return self._next - self.interval_ns
+
     def wait_ns(self) -> int:
         """Nanoseconds until the next tick; 0 when it is due. At most one interval, also when the clock was set back."""
         now = self._clock.wall_ns()

@@ -90,6 +90,7 @@ class Sampler:
 
     def start(self, timeout_s: float = 2.0) -> None:
         """Take the first sample, blocking for it, and go on in threads."""
+        self._ticker = Ticker(self.schema.interval_ns, self._clock)  # now: no tick between construction and here is due
         self._spawn(self._read_all, 0)
         self._wait(self._first, timeout_s)
         if self._own_watch:
@@ -116,7 +117,7 @@ class Sampler:
         """A reader: finish the round that is under way, if there is one, and then a round per tick."""
         interval = self.schema.interval_ns
         if generation == 0:
-            self._begin(self._clock.wall_ns() // interval * interval)
+            self._begin(self._ticker.previous_ns)
         while self._finish_round(generation):
             self._first.set()
             if self._last.is_set():
@@ -125,6 +126,7 @@ class Sampler:
                 self._next_s = time.perf_counter() + wait / 1e9
                 self._wake.wait(wait / 1e9)
             if self._wake.is_set():
+                self._ticker.missed += self._ticker.wait_ns() == 0  # the last sample stands for the tick after that
                 self._last_round(generation, -(-self._clock.wall_ns() // interval) * interval)
                 return
             self._begin(self._ticker.take())

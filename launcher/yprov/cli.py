@@ -7,6 +7,7 @@ the others have 0, 1 for a failure (with a hint), 2 for a misused option.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import threading
 import time
@@ -95,9 +96,18 @@ def _after_run(run_dir: Path) -> None:
         if seen.run:
             path = show_path(run_dir)
             text = [line.replace(str(run_dir), path) for line in lines(seen)]
-            say("\n".join([*text, f"  next     yprov show {path}"]))
+            say("\n".join([*text, f"  next     {_ourselves()} show {path}"]))
     except YprovError as e:
         _complain(e)
+
+
+def _ourselves() -> str:
+    """How this program is typed here: `yprov` where that finds it, else as it was called."""
+    called = Path(sys.argv[0])
+    found = shutil.which("yprov")
+    if called.name != "yprov":
+        return f"{sys.executable} -m yprov.cli"
+    return "yprov" if found and Path(found).resolve() == called.resolve() else str(called)
 
 
 @app.command()

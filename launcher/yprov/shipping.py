@@ -29,7 +29,7 @@ class Shipper:
         self._sender = Sender(ipc(endpoint), limit=SEND_LIMIT, identity=b"proc-%016x" % self._packer.source)
         self._about = _about()
         self._announced = False
-        self._lost = 0
+        self._lost = self._pushed_out = 0
 
     @property
     def waiting(self) -> int:
@@ -52,12 +52,15 @@ class Shipper:
                 rows.append(event)
         for i in range(0, len(rows), ROWS_PER_FRAME):
             refused += self._pack(frames, Kind.EVENTS, to_json, rows[i:i + ROWS_PER_FRAME])
-        lost = dropped + refused + self._sender.pushed_out
+        if self._sender.pushed_out > self._pushed_out:
+            self._pushed_out = self._sender.pushed_out
+            self._announced = False  # the announcement may have been among what was pushed out
+        lost = dropped + refused + self._pushed_out
         if lost > self._lost:
             self._lost = lost
             frames.append(pack.json(Kind.LOSS, {"frames": 0, "events": dropped + refused,
                                                 "why": "the process's queue was full",
-                                                "pushed_out": self._sender.pushed_out}))
+                                                "pushed_out": self._pushed_out}))
         if frames:
             if not self._announced:
                 frames.insert(0, pack.json(Kind.SOURCE, self._about))
