@@ -94,6 +94,10 @@ def main() -> int:
         print(f"measuring {name} ({time.monotonic() - began:.0f} s so far)", file=sys.stderr, flush=True)
         try:
             rows += MEASUREMENTS[name](args.quick)
+        except KeyboardInterrupt:
+            failed = True
+            rows.append(Row(name, "interrupted", "-", False))
+            break
         except Exception as e:  # noqa: BLE001  one that fails is a row, and the others go on
             failed = True
             rows.append(Row(name, f"FAILED: {type(e).__name__}: {e}", "-", False))

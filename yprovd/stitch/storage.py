@@ -166,7 +166,7 @@ class Store:
         root = self._metadata.pop("")
         below = dict(sorted(self._metadata.items()))
         root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": below}
-        self._file("", "zarr.json", memoryview(json.dumps(root, indent=2, allow_nan=False).encode()))
+        self._file("", "zarr.json", memoryview(json.dumps(root, allow_nan=False).encode()))
 
     def _wait(self) -> None:
         if self._writing is not None:
