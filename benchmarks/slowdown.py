@@ -13,7 +13,7 @@ from benchmarks.common import INSIDE, Row, Spread, call, folder, last_json, unde
 BAR = 0.005
 #: How well the median should be known, and from where on nothing can be said.
 WANTED, UNCLEAR = 0.005, 0.02
-
+#: No pair begins after this.
 LONGEST_S = 300.0
 
 
@@ -35,8 +35,9 @@ def slowdown(quick: bool) -> list[Row]:
     """Elapsed time of examples/digits.py from its first to its last line, by its own clock, under `yprov run` and
     without it, in pairs whose order alternates; the start and the end of `yprov run` are not in it. The figure is the
     median of the pairs' ratios, less one. Pairs are added, up to a bound and for five minutes, until the median is
-    known to +-0.5 % (90 % bootstrap interval, shown). Where even then it is not known to +-2 %, the machine was too busy to say (`?`). The
-    CPU time that the training process used is compared beside it: what the client costs, whatever the neighbours do."""
+    known to +-0.5 % (90 % bootstrap interval, shown). Where even then it is not known to +-2 %, the machine was too
+    busy to say (`?`). The CPU time that the training process used is compared beside it: what the client costs,
+    whatever the neighbours do."""
     least, most, epochs = (3, 3, 15) if quick else (11, 31, 30)
     _train(False, epochs)  # caches warm
     results: list[dict[bool, dict[str, float]]] = []

@@ -105,19 +105,20 @@ def unpack(data: bytes | memoryview, offset: int = 0) -> tuple[Frame, int]:
 
     Raises WireError when no whole, undamaged frame of this version stands there.
     """
+    view = data if type(data) is memoryview else memoryview(data)
     end = offset + HEADER_SIZE
-    if end > len(data):
+    if end > len(view):
         raise WireError("cut short in the header")
-    magic, version, kind, _flags, length, source, seq, wall_ns, mono_ns, crc = _HEADER.unpack_from(data, offset)
+    magic, version, kind, _flags, length, source, seq, wall_ns, mono_ns, crc = _HEADER.unpack_from(view, offset)
     if magic != MAGIC:
         raise WireError("no frame starts here")
     if version != VERSION:
         raise WireError(f"frame version {version}; this program reads version {VERSION}")
     stop = end + length
-    if length > MAX_PAYLOAD or stop > len(data):
+    if length > MAX_PAYLOAD or stop > len(view):
         raise WireError("cut short in the payload")
-    payload = memoryview(data)[end:stop]
-    if zlib.crc32(payload, zlib.crc32(memoryview(data)[offset:end - 4])) != crc:
+    payload = view[end:stop]
+    if zlib.crc32(payload, zlib.crc32(view[offset:end - 4])) != crc:
         raise WireError("checksum does not fit")
     return Frame(kind, source, seq, wall_ns, mono_ns, payload), stop
 

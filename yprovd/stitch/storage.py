@@ -41,7 +41,8 @@ LARGE = 4096
 LONGEST = 200
 EPOCH = "since 1970-01-01T00:00:00Z"
 
-NUMBERS = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle")
+# Level 3 of blosc is zstd 5 or so and level 5 is zstd 9: 1 % larger, and 2.4 times faster to make.
+NUMBERS = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
 STRINGS = BloscCodec(cname="zstd", clevel=5, shuffle="noshuffle", typesize=1)
 #: A file `c.0.0` in the folder of its array: a third of the folders that `c/0/0` makes.
 KEYS = {"name": "default", "separator": "."}

@@ -400,13 +400,14 @@ def _statistics(array: Any, scale: float) -> dict[str, Any]:
     import numpy as np
 
     count, least, greatest, last = 0, math.inf, -math.inf, None
+    decimals = 10.0 ** int(array.attrs.get("decimals", 0))  # packed: the integer over this is the value, exactly
     missing = array.attrs.get("_FillValue")  # without one, integers are all values: Zarr's own fill value is then 0
     shape, step = array.shape, array.shards or array.chunks
     starts = [range(0, n, max(1, s)) for n, s in zip(shape, step, strict=True)]
     for corner in itertools.product(*starts):
         block = np.asarray(array[tuple(slice(c, c + s) for c, s in zip(corner, step, strict=True))])
         if np.issubdtype(block.dtype, np.integer):
-            values = (block if missing is None else block[block != missing]).astype(np.float64)
+            values = (block if missing is None else block[block != missing]) / decimals
         else:
             values = block[np.isfinite(block)].astype(np.float64)
         if values.size:
