@@ -130,13 +130,16 @@ class FileWorker:
                 partial.unlink(missing_ok=True)
 
     def _publish(self, partial: Path, name: str) -> str:
-        """Give the copy a name that no other has: checkpoint.pt, checkpoint-2.pt... Hard links never overwrite."""
+        """Give the copy a name that no other has: checkpoint.pt, checkpoint-2.pt... The name is taken first, so that
+        nothing is overwritten, also on file systems without hard links."""
         stem, suffix = os.path.splitext(name)
         number = 1
         while True:
             final = self._artifacts / (name if number == 1 else f"{stem}-{number}{suffix}")
             try:
-                os.link(partial, final)
-                return f"{self._artifacts.name}/{final.name}"
+                os.close(os.open(final, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             except FileExistsError:
                 number += 1
+            else:
+                os.replace(partial, final)
+                return f"{self._artifacts.name}/{final.name}"

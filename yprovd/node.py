@@ -151,6 +151,9 @@ class NodeDaemon:
             number = self.sender.send(frames, sync=sync)
             if riders:
                 self.riders[number] = riders
+        else:  # nothing of it is worth keeping (damaged): nor worth sending again
+            for peer, theirs in riders:
+                self.receiver.ack(peer, [theirs])
         acked, others = self.sender.receive()
         self._pass_on(acked)
         for message in others:
