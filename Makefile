@@ -52,4 +52,4 @@ bench: setup ## every performance figure in one table, peers beside ours (some m
 	$(BIN)/python benchmarks/run.py
 
 clean: ## take away what the other targets made
-	rm -rf $(VENV) .bench .demo build dist yprov-runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .bench .demo build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

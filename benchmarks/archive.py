@@ -30,15 +30,19 @@ def _table(cwd: Path) -> Path:
     return cwd / "table.npz"
 
 
-def _peers(kinds: list[str]) -> dict[str, dict[str, Any]]:
-    out = {}
+def _peers(kinds: list[str]) -> dict[str, dict[str, Any] | str]:
+    """What the peer made of it in each of its formats, or why it could not."""
+    out: dict[str, dict[str, Any] | str] = {}
     with folder() as cwd:
         interpreter = python("yprov4ml")
         table = _table(cwd)
         for kind in kinds:
             (cwd / kind).mkdir()
             script = ROOT / "benchmarks" / "inside" / "table_yprov4ml.py"
-            out[kind] = dict(last_json(call([interpreter, script, table, kind, cwd / kind], cwd, GIT_DIR=str(cwd))))
+            try:
+                out[kind] = dict(last_json(call([interpreter, script, table, kind, cwd / kind], cwd, GIT_DIR=str(cwd))))
+            except RuntimeError as e:
+                out[kind] = str(e)
     return out
 
 
@@ -58,6 +62,9 @@ def archive(quick: bool) -> list[Row]:
     try:
         name = f"yProv4ML {version('yprov4ml', 'yprov4ml')}"
         for kind, theirs in _peers(["csv", "nc"] if quick else ["csv", "nc", "zarr"]).items():
+            if isinstance(theirs, str):
+                size_peers.append(Peer(f"{name} {kind}", theirs))
+                continue
             their_rate, their_size = theirs["values"] / theirs["seconds"] / 1e6, theirs["bytes"] / 1e6
             speed_peers.append(Peer(f"{name} {kind}, logging included", f"{their_rate:.2f} million/s",
                                     times(their_rate, rate.median)))

@@ -84,10 +84,14 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def call(argv: Sequence[str | Path], cwd: Path, timeout_s: float = 600.0, **extra: str) -> str:
-    """Run a program to its end; what it printed. Raises RuntimeError with its last words when it fails."""
+def call(
+    argv: Sequence[str | Path], cwd: Path, timeout_s: float = 600.0, *, core: int | None = None, **extra: str
+) -> str:
+    """Run a program to its end, it and all it starts on one `core` if given; what it printed. Raises RuntimeError with
+    its last words when it fails."""
+    pin = None if core is None else lambda: os.sched_setaffinity(0, {core})
     done = subprocess.run([str(a) for a in argv], cwd=cwd, env=environ(**extra), stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, timeout=timeout_s, check=False)
+                          capture_output=True, text=True, timeout=timeout_s, check=False, preexec_fn=pin)
     if done.returncode:
         words = (done.stderr or done.stdout).strip().splitlines()
         raise RuntimeError(f"{Path(str(argv[0])).name} ended with {done.returncode}: {words[-1] if words else ''}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import sys
@@ -21,7 +22,9 @@ def _train(recorded: bool, epochs: int) -> dict[str, float]:
     with folder() as cwd:
         command: list[str | Path] = [sys.executable, INSIDE / "digits_timed.py", "--epochs", str(epochs),
                                      "--model", cwd / "model.pkl"]
-        return dict(last_json(call(under_yprov([], command) if recorded else command, cwd)))
+        argv = under_yprov([], command) if recorded else command
+        core = max(os.sched_getaffinity(0))
+        return dict(last_json(call(argv, cwd, core=core, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")))
 
 
 def _interval(ratios: list[float]) -> tuple[float, float]:
@@ -33,7 +36,9 @@ def _interval(ratios: list[float]) -> tuple[float, float]:
 
 def slowdown(quick: bool) -> list[Row]:
     """Elapsed time of examples/digits.py from its first to its last line, by its own clock, under `yprov run` and
-    without it, in pairs whose order alternates; the start and the end of `yprov run` are not in it. The figure is the
+    without it, in pairs whose order alternates; the start and the end of `yprov run` are not in it. The training
+    and the daemons share one core, and the training has one thread: the worst case, in which all that the daemons use
+    is taken from the training (and more threads than free cores make a training's time a lottery). The figure is the
     median of the pairs' ratios, less one. Pairs are added, up to a bound and for five minutes, until the median is
     known to +-0.5 % (90 % bootstrap interval, shown). Where even then it is not known to +-2 %, the machine was too
     busy to say (`?`). The CPU time that the training process used is compared beside it: what the client costs,

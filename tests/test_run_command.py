@@ -15,7 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import YPROV, environment, eventually, nothing_left, only_run, processes_about, start, state, yprov
+from tests.running import (
+    YPROV,
+    attribute,
+    document,
+    environment,
+    eventually,
+    nothing_left,
+    only_run,
+    processes_about,
+    start,
+    state,
+    yprov,
+)
 
 
 @pytest.mark.parametrize(
@@ -241,3 +253,87 @@ def test_a_module_of_the_users_folder_does_not_reach_the_daemons(tmp_path: Path)
 
 def test_a_compiled_program_runs(tmp_path: Path) -> None:
     assert yprov("run", "-q", "--", "/bin/echo", "-n", "a  b", cwd=tmp_path).stdout == "a  b"
+
+
+def test_files_that_the_command_is_given_open_stay_open(tmp_path: Path) -> None:
+    program = f"{' '.join(YPROV)} run -q -- cat <(echo from a substitution) /dev/fd/9 9< <(echo from nine)"
+    done = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, env=environment(),
+                          check=True)
+    assert done.stdout == "from a substitution\nfrom nine\n"
+
+
+def test_a_signal_to_our_group_ends_the_whole_command(tmp_path: Path) -> None:
+    program = f"timeout 2 {' '.join(YPROV)} run -q -- bash -c 'echo ready; sleep 30; true' | cat"
+    done = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, env=environment(),
+                          timeout=20, check=True)
+    assert done.stdout == "ready\n"
+    assert state(only_run(tmp_path)) == "cancelled"
+
+
+def test_ignored_signals_stay_ignored(tmp_path: Path) -> None:
+    with start("run", "-q", "--", "bash", "-c", "echo ready; read line; exit 1", cwd=tmp_path, stdin=subprocess.PIPE,
+               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        running.send_signal(signal.SIGHUP)
+        running.communicate("\n", timeout=30)
+        assert running.returncode == 1
+    assert state(only_run(tmp_path)) == "failed"
+
+
+def test_a_checkpoint_signal_does_not_make_a_later_failure_a_cancellation(tmp_path: Path) -> None:
+    program = ("import signal; signal.signal(10, lambda *_: print('saved', flush=True)); print('ready', flush=True); "
+               "1 / len(input())")
+    with start("run", "-q", "--", sys.executable, "-c", program, cwd=tmp_path, stdin=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        running.send_signal(signal.SIGUSR1)
+        assert running.stdout.readline() == "saved\n"
+        running.communicate("\n", timeout=30)
+        assert running.returncode == 1
+    assert state(only_run(tmp_path)) == "failed"
+
+
+def test_started_without_stderr_or_stdout_nothing_of_ours_takes_their_place(tmp_path: Path) -> None:
+    inner = "import os; print(*[fd for fd in (0, 1, 2) if not os.path.exists(f'/proc/self/fd/{fd}')])"
+    program = f"{' '.join(YPROV)} run -- {sys.executable} -c \"{inner}\" 2>&-; echo $?"
+    done = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, env=environment(),
+                          check=True)
+    assert done.stdout == "2\n0\n"
+    assert state(only_run(tmp_path)) == "completed"
+    closed = f"{' '.join(YPROV)} run -q --dir closed -- bash -c 'echo x; exit 3' >&- <&-; echo $? >&2"
+    done = subprocess.run(["bash", "-c", closed], cwd=tmp_path, capture_output=True, text=True, env=environment(),
+                          check=True)
+    assert done.stderr.splitlines()[-1] == "3"
+
+
+def test_secrets_of_the_command_line_are_not_recorded(tmp_path: Path) -> None:
+    command = ["env", "MY_API_KEY=hunter2", "true", "--password", "hunter2", "--hf-token=hunter2", "--pad-token=<pad>",
+               "TOKEN='hunter2' x"]
+    assert yprov("run", "--", *command, cwd=tmp_path).returncode == 0
+    run_dir = only_run(tmp_path)
+    for path in run_dir.rglob("*"):
+        if path.is_file():
+            assert b"hunter2" not in path.read_bytes(), path
+    assert "--pad-token=<pad>" in (run_dir / "prov.json").read_text()
+
+
+def test_a_command_shorter_than_a_sample_has_the_kernels_figures(tmp_path: Path) -> None:
+    program = "x = bytearray(50_000_000); sum(range(1_000_000))"
+    assert yprov("run", "-q", "--interval", "60", "--", sys.executable, "-c", program, cwd=tmp_path).returncode == 0
+    run = document(only_run(tmp_path))["activity"]["run"]
+    assert attribute(run, "cpuSeconds") > 0.01
+    assert attribute(run, "cpuMethod") == "rusage"
+    assert attribute(run, "peakMemoryBytes") > 50_000_000
+    assert attribute(run, "energyJ") is None
+
+
+def test_a_run_without_its_run_json_is_stitched_from_the_spool_alone(tmp_path: Path) -> None:
+    assert yprov("run", "-q", "--keep-spool", "--name", "alone", "--", "true", cwd=tmp_path).returncode == 0
+    run_dir = only_run(tmp_path)
+    before = (run_dir / "prov.json").read_bytes()
+    for name in ("run.json", "prov.json"):
+        (run_dir / name).unlink()
+    done = yprov("stitch", str(run_dir), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (run_dir / "prov.json").read_bytes() == before

@@ -29,6 +29,8 @@ from yprovd.wire import Kind, Packer, new_source
 SYNC_S = 0.2
 #: How long the nodes are waited for when the run ends (their files, their drain, the job's grace).
 FINISH_S = 35.0
+#: Within this time after our start every node that is there has been heard (`yprovd.node.HELLO_S`).
+HEARD_S = 3.0
 #: For so long after the start a stitch is kept ready.
 EARLY_STITCH_S = 3.0
 #: How long the launcher may take to say goodbye once the nodes have.
@@ -56,7 +58,7 @@ class Collector:
         # A stitch needs a third of a second to load numpy and zarr. For a command that is over in a moment it is loaded
         # from the start; a longer run does not pay for it with memory.
         self.stitch: subprocess.Popen[bytes] | None = _start_stitch(run_dir)
-        self.stitch_until = time.monotonic() + EARLY_STITCH_S
+        self.started = time.monotonic()
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, self._on_term)
@@ -65,7 +67,7 @@ class Collector:
         self._write([self.packer.json(Kind.SOURCE, about_source("collector"))])
         while not (self.finish or self.launcher_gone or self.terminated):
             self._turn()
-            if self.stitch is not None and time.monotonic() > self.stitch_until:
+            if self.stitch is not None and time.monotonic() > self.started + EARLY_STITCH_S:
                 self._drop_stitch()
         if self.terminated and not self.launcher_gone:
             self._sync()
@@ -107,6 +109,8 @@ class Collector:
             elif message.kind == GOODBYE:
                 self.gone.add(message.peer)  # also the launcher
             elif message.kind == QUESTION:
+                if message.peer.startswith(b"node-"):
+                    self.nodes.add(message.peer)
                 self.receiver.control(message.peer, REPLY, {"role": "collector", "nodes": len(self.nodes)})
             elif message.kind == STOP:
                 self.launcher = message.peer
@@ -149,6 +153,8 @@ class Collector:
         if not self.finish:
             self._write([self.packer.json(Kind.END, {
                 "state": "killed", "reason": "yprov run was killed", "ended_ns": self.clock.wall_ns()})])
+        while not self.nodes and time.monotonic() < self.started + HEARD_S:
+            self._turn()  # we were started again just now: the nodes say hello soon
         for node in self.nodes:
             self.receiver.control(node, STOP)
         deadline = time.monotonic() + FINISH_S
@@ -195,7 +201,8 @@ def _start_stitch(run_dir: Path) -> subprocess.Popen[bytes]:
 
 
 def _log(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} collector: {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # the log may lie on the very disk that is full
+        print(f"{time.strftime('%H:%M:%S')} collector: {text}", file=sys.stderr, flush=True)
 
 
 def main(run_dir: Path) -> int:

@@ -18,6 +18,8 @@ from typing import Any
 
 #: Larger files get their size and time, and no checksum: reading them would take the file system from the job.
 HASH_LIMIT = 4 << 30
+#: Of a folder at most so many files are looked at.
+FOLDER_LIMIT = 10_000
 _BLOCK = 1 << 20
 
 
@@ -40,11 +42,18 @@ class FileWorker:
         self._queue: queue.SimpleQueue[tuple[dict[str, Any], bool] | None] = queue.SimpleQueue()
         self._deadline = float("inf")
         self._thread: threading.Thread | None = None
+        self._declared: set[tuple[int, int, str]] = set()
+        # What was read already, by what the file is: eight ranks that name one file have it read once.
+        self._known: dict[tuple[int, int, int, int], str] = {}
 
     def declare(self, source: int, declaration: dict[str, Any]) -> None:
         """Look at this file soon. Never blocks. Raises KeyError or TypeError for what is not a declaration."""
         facts = {"path": str(declaration["path"]), "t": declaration["t"], "source": f"{source:016x}"}
         copy = bool(declaration.get("copy"))
+        key = (source, facts["t"], facts["path"])
+        if key in self._declared:
+            return  # it was sent twice
+        self._declared.add(key)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="yprov-files", daemon=True)
             self._thread.start()
@@ -84,15 +93,15 @@ class FileWorker:
         stat = os.stat(path)
         facts: dict[str, Any] = {"modified_ns": stat.st_mtime_ns}
         if os.path.isdir(path):
-            sizes = [os.lstat(os.path.join(folder, name)).st_size
-                     for folder, _dirs, names in os.walk(path) for name in names]
-            reason = f"a folder of {len(sizes)} files" + ("; folders are not copied" if copy else "")
-            return {**facts, "size": sum(sizes), "reason": reason}
+            return {**facts, **self._look_into(path, copy=copy)}
         if not os.path.isfile(path):
             return {**facts, "reason": "not a regular file"}
         facts["size"] = stat.st_size
         if stat.st_size > self._limit and not copy:
             return {**facts, "reason": f"larger than {self._limit} bytes"}
+        key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if not copy and key in self._known:
+            return {**facts, "sha256": self._known[key]}
         digest, size, stored = self._read(path, copy=copy)
         if stored:  # the checksum is the copy's, whatever has become of the file
             return {**facts, "size": size, "sha256": digest, "stored": stored}
@@ -100,7 +109,23 @@ class FileWorker:
         if (after.st_size, after.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns):
             return {**facts, "size": after.st_size, "modified_ns": after.st_mtime_ns,
                     "reason": "it changed while it was read"}
+        self._known[key] = digest
         return {**facts, "sha256": digest}
+
+    def _look_into(self, path: str, *, copy: bool) -> dict[str, Any]:
+        """A folder's number of files and their size; of a large one, only that it is large: each look costs the file
+        system a request."""
+        sizes: list[int] = []
+        more = ""
+        for folder, _dirs, names in os.walk(path):
+            if time.monotonic() > self._deadline:
+                raise _OutOfTime
+            sizes += [os.lstat(os.path.join(folder, name)).st_size for name in names[:FOLDER_LIMIT - len(sizes)]]
+            if len(sizes) >= FOLDER_LIMIT:
+                more = "more than "
+                break
+        reason = f"a folder of {more}{len(sizes)} files" + ("; folders are not copied" if copy else "")
+        return {"reason": reason} if more else {"size": sum(sizes), "reason": reason}
 
     def _read(self, path: str, *, copy: bool) -> tuple[str, int, str]:
         """(SHA-256, bytes, where the copy lies within the run's directory or "")."""

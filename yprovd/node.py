@@ -39,6 +39,8 @@ SILENCE_S = 3.0
 GRACE_S = 2.0
 #: The schema is announced again this often, so that no single damaged frame makes samples unreadable.
 ANNOUNCE_S = 60.0
+#: The collector hears from us at least this often.
+HELLO_S = 1.5
 #: How long files, the collector and the processes of the job are waited for at the end.
 FILES_S, DRAIN_S = 20.0, 5.0
 
@@ -77,8 +79,8 @@ class NodeDaemon:
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Which messages of which process ride in which message to the collector.
         self.riders: dict[int, list[tuple[bytes, int]]] = {}
-        self.clients: set[bytes] = set()
         self.lost_before = 0
+        self.full = False  # our own spool cannot be written, and it has been said
 
         runtime = self.config.runtime_dir
         self.receiver = Receiver(ipc(os.path.join(runtime, "node.sock")))
@@ -151,7 +153,11 @@ class NodeDaemon:
             number = self.sender.send(frames, sync=sync)
             if riders:
                 self.riders[number] = riders
-        else:  # nothing of it is worth keeping (damaged): nor worth sending again
+            for pushed_out in [n for n in self.riders if n < self.sender.oldest]:
+                del self.riders[pushed_out]
+        elif time.monotonic() - self.sender.sent > HELLO_S:
+            self.sender.control(QUESTION, {})  # so that a collector that was started again knows us
+        if not frames:  # what came was damaged, not worth keeping: nor worth sending again
             for peer, theirs in riders:
                 self.receiver.ack(peer, [theirs])
         acked, others = self.sender.receive()
@@ -159,8 +165,6 @@ class NodeDaemon:
         for message in others:
             if message.kind == STOP:
                 self.stopping = True
-            elif message.kind == QUESTION:  # a collector that was started again asks who is there
-                self.sender.send(self._announcement())
         self._keep_safe()
         return bool(frames or acked or others)
 
@@ -168,7 +172,6 @@ class NodeDaemon:
         sync = False
         for message in self.receiver.receive():
             if message.kind == DATA:
-                self.clients.add(message.peer)
                 frames.extend(self._checked(message))
                 riders.append((message.peer, message.number))
                 sync = sync or message.sync
@@ -216,8 +219,11 @@ class NodeDaemon:
             self.spool.sync()
         except (SpoolFull, OSError) as e:
             self.sender.resend_if_due()
-            _log(f"cannot write to {self.run_dir / SPOOL_DIR}: {e}")
+            if not self.full:
+                _log(f"cannot write to {self.run_dir / SPOOL_DIR}: {e}; kept in memory and tried again")
+            self.full = True
             return
+        self.full = False
         self._pass_on(self.sender.forget())
 
     def _finish(self) -> None:
@@ -249,7 +255,8 @@ class NodeDaemon:
 
 
 def _log(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} node: {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # the log may lie on the very disk that is full
+        print(f"{time.strftime('%H:%M:%S')} node: {text}", file=sys.stderr, flush=True)
 
 
 def main(run_dir: Path) -> int:

@@ -38,6 +38,11 @@ def _self_metrics(sensors: Sequence[Sensor]) -> tuple[Metric, ...]:
     return tuple(out)
 
 
+#: Sensors are read at least this often, whatever the interval of the samples: 280 W wrap an AMD package's counter in
+#: 234 s.
+READ_S = 30.0
+
+
 class _Slot:
     """One sensor and what its last read gave. Shared by the threads of the sampler, under its lock."""
 
@@ -75,8 +80,12 @@ class Sampler:
         )
         self._clock = clock
         self._sink = sink
-        self._patience_s = min(0.5 * interval_ns / 1e9, 1.0)
-        self._ticker = Ticker(interval_ns, clock)
+        # Counters are read at least every READ_S, because some wrap within minutes (RAPL); a sample is only given at
+        # whole intervals.
+        parts = -(-interval_ns // round(READ_S * 1e9))
+        self._read_ns = interval_ns // next((n for n in range(parts, parts + 1000) if interval_ns % n == 0), 1)
+        self._patience_s = min(0.5 * self._read_ns / 1e9, 1.0)
+        self._ticker = Ticker(self._read_ns, clock)
         self._lock = threading.Lock()
         self._wake = threading.Event()    # ends waits: of the reader and of the watchdog
         self._first = threading.Event()
@@ -90,7 +99,7 @@ class Sampler:
 
     def start(self, timeout_s: float = 2.0) -> None:
         """Take the first sample, blocking for it, and go on in threads."""
-        self._ticker = Ticker(self.schema.interval_ns, self._clock)  # now: no tick between construction and here is due
+        self._ticker = Ticker(self._read_ns, self._clock)  # now: no tick between construction and here is due
         self._spawn(self._read_all, 0)
         self._wait(self._first, timeout_s)
         if self._own_watch:
@@ -117,7 +126,7 @@ class Sampler:
         """A reader: finish the round that is under way, if there is one, and then a round per tick."""
         interval = self.schema.interval_ns
         if generation == 0:
-            self._begin(self._ticker.previous_ns)
+            self._begin(self._ticker.previous_ns // interval * interval)
         while self._finish_round(generation):
             self._first.set()
             if self._last.is_set():
@@ -164,6 +173,10 @@ class Sampler:
             assert self._round is not None
             nominal, wall, mono, began = self._round
             self._round = None
+            if nominal % self.schema.interval_ns:  # read between two samples, for the sake of counters that wrap
+                for slot in self._slots:
+                    slot.fresh = False
+                return True
             values: list[float] = []
             for slot in self._slots:
                 values += slot.values if slot.fresh else slot.absent

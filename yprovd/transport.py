@@ -90,7 +90,8 @@ class Sender:
         self.pushed_out = 0
         self.malformed = 0
         self.bytes_kept = 0
-        self.heard = time.monotonic()  # when the receiver last gave a sign of life
+        self.heard = 0.0  # when the receiver last gave a sign of life (monotonic), 0 before the first
+        self.sent = 0.0   # when something was last sent to it
         self._context = context or zmq.Context(io_threads=1)
         self._own_context = context is None
         self._number = 0
@@ -113,6 +114,11 @@ class Sender:
     def waiting(self) -> int:
         """Messages that are not acknowledged yet."""
         return len(self._kept)
+
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest message that is not acknowledged; the next one's when all are."""
+        return next(iter(self._kept), self._number)
 
     def oldest_s(self) -> float:
         """Age of the oldest message that is not acknowledged, 0 when there is none."""
@@ -141,6 +147,7 @@ class Sender:
         self._put([kind if body is None else kind + to_json(body)])
 
     def _put(self, parts: list[bytes]) -> None:
+        self.sent = time.monotonic()
         try:
             self.socket.send_multipart(parts, zmq.NOBLOCK)
         except zmq.Again:

@@ -21,8 +21,9 @@ def main(table, kind, folder):
     with np.load(table) as data:
         steps, times = data["steps"].tolist(), data["times"].tolist()
         columns = {name: data[name].tolist() for name in data.files if name not in ("steps", "times")}
+    compressor = {"csv": None, "nc": True, "zarr": yprov4ml.CompressorType.BLOSC_ZSTD}[kind]
     yprov4ml.start_run("bench", provenance_save_dir="out", metrics_file_type=kind, rank=0,
-                       save_after_n_logs=SAVE_AFTER[kind], use_compressor=kind != "csv")
+                       save_after_n_logs=SAVE_AFTER[kind], use_compressor=compressor)
     began = time.perf_counter()
     for i, (step, at) in enumerate(zip(steps, times, strict=True)):
         for name, column in columns.items():

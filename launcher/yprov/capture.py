@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,9 @@ ENVIRONMENT = (
     "SLURM_NTASKS",
 )
 _SCRIPTS = (".py", ".sh", ".bash", ".R", ".jl", ".pl")
+_ASSIGNMENT = re.compile(r"([\w.-]+)=('[^']*'|\"[^\"]*\"|[^\s;&|'\"]+)")
+#: Tokens that are no secret: those of language models (`--pad-token`).
+_PLAIN_TOKENS = ("pad", "eos", "bos", "unk", "mask", "sep", "cls", "image")
 _DIFF_LIMIT = 16 << 20
 _GIT_S = 10.0
 
@@ -31,9 +35,12 @@ _GIT_S = 10.0
 def script_of(command: Sequence[str], cwd: Path) -> Path | None:
     """The script that a command runs: the first argument that is one, as in `srun -n8 python train.py --lr 1`."""
     for word in command:
-        path = cwd / word
-        if word.endswith(_SCRIPTS) and path.is_file():
-            return path
+        if word.endswith(_SCRIPTS):
+            try:
+                if (cwd / word).is_file():
+                    return cwd / word
+            except (OSError, ValueError):
+                continue  # too long for a path: the text of a `bash -c`
     return None
 
 
@@ -52,11 +59,33 @@ def user() -> str:
         return str(os.getuid())  # a container whose passwd does not know us
 
 
-def about_run(command: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any]:
+def is_secret(name: str) -> bool:
+    """Whether the value of an option or a variable of this name is to be kept out of the record."""
+    *before, last = re.split(r"[-_.]+", name.lower().lstrip("-"))
+    front = before[-1] if before else ""
+    if last == "token":
+        return front not in _PLAIN_TOKENS
+    if last == "key":
+        return front in ("api", "access", "private", "secret")
+    return last.endswith(("password", "passwd", "secret", "apikey")) or last in ("credential", "credentials")
+
+
+def masked(command: Sequence[str]) -> list[str]:
+    """The command line without what looks like a secret: `--api-key X`, `TOKEN=X`, also within a `bash -c`."""
+    out: list[str] = []
+    for i, word in enumerate(command):
+        if i and command[i - 1].startswith("-") and is_secret(command[i - 1]) and not word.startswith("-"):
+            out.append("***")
+        else:
+            out.append(_ASSIGNMENT.sub(lambda m: f"{m[1]}=***" if is_secret(m[1]) else m[0], word))
+    return out
+
+
+def about_run(environ: Mapping[str, str]) -> dict[str, Any]:
     """The cheap part of the RUN record, written before the command starts."""
     return {
         "started_ns": time.time_ns(), "user": user(), "uid": os.getuid(), "host": os.uname().nodename,
-        "python": sys.version.split()[0], "argv": list(command),
+        "python": sys.version.split()[0],
         "environment": {name: environ[name] for name in ENVIRONMENT if name in environ},
     }
 

@@ -6,6 +6,7 @@ the others have 0, 1 for a failure (with a hint), 2 for a misused option.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from yprov.command import hold_standard_streams
 from yprovd import __version__
 from yprovd.errors import YprovError
 
@@ -122,17 +124,17 @@ def stitch(
     Example:  yprov stitch last
     """
     from yprov.runs import find, still_going, view
-    from yprovd.config import RunConfig
+    from yprovd.config import RUN_FILE, RunConfig
     from yprovd.stitch import stitch as make
 
     run_dir = find(run, directory)
-    going = still_going(run_dir, RunConfig.read(run_dir))
+    going = (run_dir / RUN_FILE).exists() and still_going(run_dir, RunConfig.read(run_dir))
     if going and not force:
         raise YprovError(f"`{run_dir}` is still going", hint=f"yprov stitch --force {run_dir}   makes an archive of it "
                                                              "as it is now; the run goes on")
     with _Progress("looking at the run") as progress:
         done = make(run_dir, keep_spool=True if going else keep_spool, progress=progress)
-    state = done.state or view(run_dir).state
+    state = done.state or str(view(run_dir).state)
     if as_json:
         _print_json({"directory": str(run_dir), "made": done.made, "state": state, "reason": done.reason,
                      "damaged_bytes": done.damaged_bytes, "lost_frames": done.lost_frames})
@@ -259,6 +261,9 @@ def _complain(error: YprovError) -> None:
 def main() -> None:
     """The console script. The one place where an error becomes an exit status."""
     running = sys.argv[1:2] == ["run"]
+    hold_standard_streams()
+    sys.stdout = sys.stdout or io.StringIO()  # None where we were started without one
+    sys.stderr = sys.stderr or io.StringIO()
     try:
         app()
     except YprovError as e:

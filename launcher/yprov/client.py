@@ -408,7 +408,7 @@ class Client:
             if tickets > self._served:
                 self._serve(shipper, tickets)
         self._drain(shipper, sync=True, last=True)
-        shipper.wait(EXIT_S)
+        shipper.wait(EXIT_S if shipper.reachable else 0.0)
         shipper.close()
         with self._condition:
             self._served = 1 << 62

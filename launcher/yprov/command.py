@@ -19,7 +19,6 @@ import fcntl
 import os
 import selectors
 import signal
-import stat
 import struct
 import subprocess
 import termios
@@ -29,12 +28,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
+#: Those of them that ask a program to end.
+TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _WATCHED = {*FORWARDED, signal.SIGCHLD, signal.SIGWINCH}
 _SI_KERNEL = 128  # siginfo si_code: sent by the kernel, to a terminal's whole foreground group
 _PR_SET_PDEATHSIG = 1
 #: A second Ctrl-C counts as such when it comes this soon, and not as an echo of the first.
 SECOND_S = (0.05, 5.0)
 _BLOCK = 1 << 16
+#: Bytes of output kept in each log; more is passed through and not kept.
+LOG_LIMIT = 256 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -46,8 +49,12 @@ class Channel:
         self.terminal = os.isatty(target)
         self.source, self.inner = _terminal_like(target) if self.terminal else os.pipe()
         os.set_blocking(self.source, False)
-        self.log: int | None = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.log: int | None = None
+        with contextlib.suppress(OSError):  # the disk is full: the command must not notice
+            self.log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.log_kept = 0
         self.log_lost = 0
+        self.error = ""  # why our own output could not be written
 
     def pump(self) -> bool:
         """Pass on what is there. Returns whether more may come: False at the end, or when nobody reads any more."""
@@ -62,7 +69,13 @@ class Channel:
         if not data:
             return False
         self._keep(data)
-        return self.target is not None and _write_all(self.target, data)
+        if self.target is None or (error := _write_all(self.target, data)) == 0:
+            return True
+        if error == errno.EPIPE:
+            return False  # nobody reads: the command is to learn it as it would have
+        self.target = None  # a full disk or the like: what comes is still kept in the log
+        self.error = os.strerror(error)
+        return True
 
     def drain(self) -> bool:
         """Everything that is there now. Returns whether a writer is left."""
@@ -75,12 +88,12 @@ class Channel:
         return True
 
     def _keep(self, data: bytes) -> None:
-        if self.log is not None and self.log_lost == 0:
+        if self.log is not None and self.log_lost == 0 and self.log_kept < LOG_LIMIT:
             try:
-                os.write(self.log, data)
+                self.log_kept += os.write(self.log, data)
                 return
             except OSError:
-                pass  # the disk is full: the command must not notice
+                pass  # the disk is full
         self.log_lost += len(data)
 
     def resize(self) -> None:
@@ -109,8 +122,8 @@ def _terminal_like(target: int) -> tuple[int, int]:
     return source, inner
 
 
-def _write_all(fd: int, data: bytes) -> bool:
-    """Write, waiting as long as the reader takes. False when the reader has gone."""
+def _write_all(fd: int, data: bytes) -> int:
+    """Write, waiting as long as the reader takes. Returns 0, or the errno."""
     view = memoryview(data)
     while view:
         try:
@@ -119,9 +132,9 @@ def _write_all(fd: int, data: bytes) -> bool:
             with selectors.DefaultSelector() as waiting:
                 waiting.register(fd, selectors.EVENT_WRITE)
                 waiting.select()
-        except OSError:
-            return False
-    return True
+        except OSError as e:
+            return e.errno or errno.EIO
+    return 0
 
 
 def open_channels(logs: Path) -> list[tuple[Channel, tuple[int, ...]]]:
@@ -134,18 +147,26 @@ def open_channels(logs: Path) -> list[tuple[Channel, tuple[int, ...]]]:
 
 
 def _is_open(fd: int) -> bool:
+    """Whether the command would have it: not what `hold_standard_streams` put there."""
     try:
-        os.fstat(fd)
+        return os.get_inheritable(fd)
     except OSError:
         return False
-    return True
+
+
+def hold_standard_streams() -> None:
+    """Where we were started without stdin, stdout or stderr (`2>&-`), put /dev/null there for ourselves, so that no
+    file of ours ever gets such a number; the command is started without it all the same."""
+    while True:
+        fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        if fd > 2:
+            os.close(fd)
+            return
 
 
 def _same_file(a: int, b: int) -> bool:
     x, y = os.fstat(a), os.fstat(b)
-    if (x.st_dev, x.st_ino, x.st_rdev) != (y.st_dev, y.st_ino, y.st_rdev):
-        return False
-    return not stat.S_ISREG(x.st_mode) or os.path.sameopenfile(a, b)
+    return (x.st_dev, x.st_ino, x.st_rdev) == (y.st_dev, y.st_ino, y.st_rdev)
 
 
 class Signals:
@@ -156,7 +177,9 @@ class Signals:
     """
 
     def __init__(self, on_child: Callable[[], None]) -> None:
-        self.before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+        # What is ignored (nohup, a shell's `&`) stays so: for us, and for the command, which inherits it.
+        self.watched = {s for s in _WATCHED if s == signal.SIGCHLD or signal.getsignal(s) != signal.SIG_IGN}
+        self.before = signal.pthread_sigmask(signal.SIG_BLOCK, self.watched)
         self.interrupted: int = 0      # the last signal that asks to stop
         self.forwarded: list[int] = []
         self.on_child = on_child
@@ -176,15 +199,23 @@ class Signals:
 
     def stop_forwarding(self) -> None:
         self._pid = 0
+        self.on_second = lambda: None
 
     def _send(self, signum: int) -> None:
+        """To the command; what asks it to end, to its whole group, as a terminal and timeout(1) do."""
+        pid = self._pid  # read once: the other thread sets it to 0, which would be our own group
+        if not pid:
+            return
         self.forwarded.append(signum)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(self._pid, signum)
+            if self._own_group and signum in TO_END:
+                os.killpg(pid, signum)
+            else:
+                os.kill(pid, signum)
 
     def _run(self) -> None:
         while True:
-            info = signal.sigwaitinfo(_WATCHED)
+            info = signal.sigwaitinfo(self.watched)
             signum = info.si_signo
             if signum == signal.SIGCHLD:
                 self.on_child()
@@ -197,7 +228,7 @@ class Signals:
             if since < SECOND_S[0]:
                 continue  # `timeout` sends each signal to the process and to its group
             self._last[signum] = now
-            if signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            if signum in TO_END:
                 self.interrupted = signum
             if signum == signal.SIGINT and since < SECOND_S[1]:
                 self.on_second()
@@ -235,7 +266,8 @@ def start(
         signal.pthread_sigmask(signal.SIG_SETMASK, signals.before)
 
     child = subprocess.Popen(
-        list(argv), env=dict(env), stdout=streams.get(1), stderr=streams.get(2), preexec_fn=prepare)
+        list(argv), env=dict(env), stdout=streams.get(1), stderr=streams.get(2), preexec_fn=prepare,
+        close_fds=False)  # what it is given, it gets (`<(...)`, make's job server); ours close themselves at exec
     for channel, _fds in channels:
         os.close(channel.inner)
     signals.forward_to(child.pid, own_group=own_group)

@@ -64,7 +64,7 @@ class Daemons:
             _, answers = self._sender.receive(10)
             if any(a.body and a.body.get("nodes") for a in answers):
                 return True
-            if all(d.poll() is not None for d in self._running.values()):
+            if len(self._running) < len(ROLES) or any(d.poll() is not None for d in self._running.values()):
                 return False
             time.sleep(0.002)
         return False
@@ -78,8 +78,12 @@ class Daemons:
                 continue
             self._drop(role)
             if self.starts[role] <= RESTARTS:
-                self._start(role)
-                said.append(f"the {_NAMES[role]} ended ({_how(status)}) and was started again")
+                try:
+                    self._start(role)
+                except OSError as e:
+                    said.append(f"the {_NAMES[role]} ended ({_how(status)}) and cannot be started again: {e.strerror}")
+                else:
+                    said.append(f"the {_NAMES[role]} ended ({_how(status)}) and was started again")
             else:
                 said.append(f"the {_NAMES[role]} ended ({_how(status)}) again and again, and is left alone")
         return said
@@ -149,14 +153,18 @@ class Daemons:
 
     def close(self) -> None:
         """End what is left and take the runtime directory away. After `finish` nothing is left but a daemon that did
-        not listen; its data are in the spool."""
+        not listen; its data are in the spool. Its lifeline is cut last: that would mean that the job must end."""
         for role, daemon in list(self._running.items()):
-            self._drop(role)
             try:
-                daemon.wait(2.0 if self._stopped or role == "node" else 0.1)
+                daemon.wait(2.0 if self._stopped else 0.1)
             except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
+                daemon.terminate()  # it drains
+                try:
+                    daemon.wait(5.0)
+                except subprocess.TimeoutExpired:
+                    daemon.kill()
+                    daemon.wait()
+            self._drop(role)
         if self._sender is not None:
             self._sender.close()
         shutil.rmtree(self.runtime_dir, ignore_errors=True)

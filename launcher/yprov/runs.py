@@ -16,13 +16,12 @@ from typing import Any
 
 import psutil
 
-from yprov.capture import name_of
+from yprov.capture import masked, name_of
 from yprovd import __version__
 from yprovd.config import RUN_FILE, SPOOL_DIR, RunConfig, Settings
 from yprovd.errors import YprovError
 from yprovd.processes import boot_id, process_id
-
-PROV_FILE = "prov.json"
+from yprovd.stitch import PROV_FILE
 
 
 def create(settings: Settings, command: Sequence[str], *, root: str = "/") -> tuple[Path, RunConfig]:
@@ -39,24 +38,36 @@ def create(settings: Settings, command: Sequence[str], *, root: str = "/") -> tu
         run_dir.mkdir(mode=0o700)
         (run_dir / SPOOL_DIR).mkdir()
         (run_dir / "logs").mkdir()
+        return run_dir, _describe(run_dir, run_id, name, now, settings, command, root)
     except OSError as e:
         raise YprovError(f"cannot make a run in `{parent}`: {e.strerror}",
                          hint="yprov run --dir DIRECTORY -- COMMAND   with a directory that you may write to") from None
+
+
+def _describe(
+    run_dir: Path, run_id: str, name: str, now: int, settings: Settings, command: Sequence[str], root: str
+) -> RunConfig:
+    """The run's configuration, also as `run.json`. The sockets' directory is made last, so that nothing is left."""
     me = process_id(os.getpid())
     config = RunConfig(
-        run_id=run_id, name=name, created_ns=now, command=tuple(command), cwd=os.getcwd(),
+        run_id=run_id, name=name, created_ns=now, command=tuple(masked(command)), cwd=os.getcwd(),
         runtime_dir=_runtime_dir(run_id), settings=settings, root=root, software=__version__,
         launcher={"host": os.uname().nodename, "boot_id": boot_id(), "pid": os.getpid(),
                   "start": me.start if me else 0},
     )
-    write_whole(run_dir / RUN_FILE, json.dumps(config.to_json(), indent=1, ensure_ascii=False).encode(
-        "utf-8", "backslashreplace"))
-    return run_dir, config
+    text = json.dumps(config.to_json(), indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    try:
+        write_whole(run_dir / RUN_FILE, text)
+    except OSError:
+        os.rmdir(config.runtime_dir)
+        raise
+    return config
 
 
 def _runtime_dir(run_id: str) -> str:
     """A directory of mode 0700 for the sockets, with a short path: a socket's path has at most 107 bytes."""
-    for base in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp", "/dev/shm"):
+    # A container sees its host's /tmp by default, and not its /run.
+    for base in (tempfile.gettempdir(), "/tmp", os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm"):
         if base and os.path.isabs(base) and len(base) < 70:
             try:
                 return tempfile.mkdtemp(prefix=f"yprov-{run_id[:8]}-", dir=base)
@@ -75,7 +86,7 @@ def write_whole(path: Path, data: bytes) -> None:
 def find(given: str, directory: str = "yprov-runs") -> Path:
     """A run by its path, by a part of its name within `directory`, or `last`. Raises YprovError."""
     path = Path(given)
-    if (path / RUN_FILE).is_file():
+    if (path / RUN_FILE).is_file() or any((path / SPOOL_DIR).glob("*.spool")):
         return path
     if path.is_dir():
         if sub := all_runs(path):

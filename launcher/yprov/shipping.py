@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ class Shipper:
     """One process's connection to its node daemon. For the client's thread only."""
 
     def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
         self._packer = Packer(new_source(), SystemClock())
         self._sender = Sender(ipc(endpoint), limit=SEND_LIMIT, identity=b"proc-%016x" % self._packer.source)
         self._about = _about()
@@ -58,7 +58,7 @@ class Shipper:
         lost = dropped + refused + self._pushed_out
         if lost > self._lost:
             self._lost = lost
-            frames.append(pack.json(Kind.LOSS, {"frames": 0, "events": dropped + refused,
+            frames.append(pack.json(Kind.LOSS, {"events": dropped + refused,
                                                 "why": "the process's queue was full",
                                                 "pushed_out": self._pushed_out}))
         if frames:
@@ -84,6 +84,11 @@ class Shipper:
         self._sender.receive(timeout_ms)
         self._sender.resend_if_due()
 
+    @property
+    def reachable(self) -> bool:
+        """Whether there is a socket at all: it goes with the run, and a process may live on."""
+        return os.path.exists(self._endpoint)
+
     def wait(self, timeout_s: float) -> None:
         """Until everything is on disk, `timeout_s` at most."""
         deadline = time.monotonic() + timeout_s
@@ -100,5 +105,5 @@ def _about() -> dict[str, Any]:
     return {
         **about_source("process"),
         "rank": job.rank, "world_size": job.world_size, "local_rank": job.local_rank, "launcher": job.launcher,
-        "argv": sys.argv[:1], "python": platform.python_version(), "executable": sys.executable,
+        "argv": sys.argv[:1], "python": sys.version.split()[0], "executable": sys.executable,
     }

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,7 @@ class Wrapper:
         self.root = root
         self.killed = False      # by a second Ctrl-C
         self.status = 0
+        self.ended_ns = 0
         # `wake` rouses the loop: a child ended, or the user wants out.
         self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.signals = commands.Signals(self._wake)
@@ -117,12 +119,18 @@ class Wrapper:
     def run(self) -> int:
         """Returns the exit status of the command. Raises YprovError before the command was started."""
         self.run_dir, self.config = create(self.settings, self.argv, root=self.root)
-        self.spool = LauncherSpool(self.run_dir)
+        try:
+            self.spool = LauncherSpool(self.run_dir)
+        except OSError as e:
+            shutil.rmtree(self.config.runtime_dir, ignore_errors=True)
+            raise YprovError(f"cannot write to `{self.run_dir}`: {e.strerror}",
+                             hint="yprov run --dir DIRECTORY -- COMMAND   with room on its disk") from None
         cwd = Path(self.config.cwd)
         config = self.config.to_json()
-        self.spool.write(Kind.RUN, {"config": config, **about_run(self.argv, os.environ)})
+        self.spool.write(Kind.RUN, {"config": config, **about_run(os.environ)})
         self.daemons = Daemons(self.run_dir, Path(self.config.runtime_dir))
-        self.daemons.start()
+        with contextlib.suppress(OSError):  # no more processes: the roll-call says so
+            self.daemons.start()
         capture = threading.Thread(target=self._capture, args=(cwd,), name="yprov-capture", daemon=True)
         capture.start()
         files = FileWorker(self.run_dir / "artifacts", lambda facts: self._record(Kind.FACTS, facts))
@@ -131,8 +139,8 @@ class Wrapper:
             self._trouble("the node daemon is not ready: the command runs, and may not be measured",
                           hint=f"see {self.run_dir / 'logs' / 'node.log'}")
         self._run_command()
-        self._declare(files, "output", self.settings.outputs)
         self._end()
+        self._declare(files, "output", self.settings.outputs)
         if self.killed:
             self._reap()
             self.spool.close()
@@ -188,8 +196,11 @@ class Wrapper:
         if left and not self.killed:
             commands.leave_pump(left)
         for channel, _fds in channels:
+            if channel.error:
+                self._trouble(f"the command's output could not be written on: {channel.error}")
             if channel.log_lost:
-                self._trouble(f"{channel.log_lost} bytes of the command's output are not in logs/: the disk is full")
+                self._trouble(f"{channel.log_lost} bytes of the command's output are not in logs/",
+                              hint=f"{commands.LOG_LIMIT >> 20} MiB of each stream are kept, where the disk has room")
             channel.close()
 
     def _pass_through(self, channels: list[commands.Channel], pid: int) -> list[commands.Channel]:
@@ -211,6 +222,7 @@ class Wrapper:
                         open_ones.remove(key.data)
                 for sentence in self.daemons.look_after():
                     self._trouble(sentence, hint=f"see {self.run_dir / 'logs'}")
+        self.ended_ns = time.time_ns()
         self.signals.stop_forwarding()
         return [c for c in open_ones if c.drain()]
 
@@ -218,16 +230,15 @@ class Wrapper:
 
     def _end(self) -> None:
         """How the command ended, on disk at once. It is not reaped yet: the last samples still see what it used."""
-        ended_ns = time.time_ns()
         if self.child is not None:
             self.status, self.signal = commands.exit_of(self.child.pid)
         exit_code = self.status
         if self.killed:
             self.status = 130
-        asked = self.signals.forwarded or self.killed or (self.child is None and self.signals.interrupted)
+        asked = self.killed or self.signals.interrupted or set(self.signals.forwarded) & set(commands.TO_END)
         state, reason = state_of(exit_code, self.signal, asked)
         self._record(Kind.END, {"state": state, "reason": reason, "exit_code": exit_code, "signal": self.signal,
-                                "ended_ns": ended_ns})
+                                "ended_ns": self.ended_ns or time.time_ns()})
 
     def _reap(self) -> None:
         if self.child is not None:
@@ -302,8 +313,6 @@ def show_path(path: Path) -> str:
 
 def find_program(argv: Sequence[str]) -> None:
     """Raises YprovError with the status of a shell (127, 126) for a command that cannot be started."""
-    import shutil
-
     program = argv[0]
     if shutil.which(program):
         return

@@ -26,6 +26,7 @@ from yprovd.stitch.meters import (
     is_energy_meter,
     owned,
     parents_of,
+    saw_job,
     timeline_of,
     times_of,
     window_of,
@@ -101,7 +102,8 @@ def attribute(record: Record) -> Attribution:
     times, parents = times_of(record, end), parents_of(record.spans)
     meters = [Meter.of(node, is_energy_meter) for node in record.nodes]
     energy = _share(record, times, meters, begin, end)
-    cpu = _share(record, times, [Meter.of(node, is_cpu_meter) for node in record.nodes], begin, end)
+    cpu_meters = [Meter.of(node, is_cpu_meter) if saw_job(node) else None for node in record.nodes]
+    cpu = _share(record, times, cpu_meters, begin, end)
     memory = Peaks.of(record.nodes)
     absent = np.full(len(record.spans), np.nan)
     peaks = memory.between(times.begin_wall, times.end_wall) if memory else absent

@@ -24,6 +24,15 @@ def is_cpu_meter(metric: Metric) -> bool:
     return metric.name == "process.cpu.time" and metric.kind == "counter" and metric.device is None
 
 
+def saw_job(node: Node) -> bool:
+    """Whether a process of the job was there at any sample. A program that was over before the next one was not, and
+    then the counters of its processes say nothing about it: their 0 is no figure."""
+    return any(
+        bool(np.any(s.values[:, j] > 0))
+        for s in node.samples for j, m in enumerate(s.schema.metrics) if m.name == "process.count"
+    ) or not any(m.name == "process.count" for s in node.samples for m in s.schema.metrics)
+
+
 def is_memory(metric: Metric) -> bool:
     return metric.name == "process.memory.rss" and metric.device is None
 
@@ -93,7 +102,7 @@ class Peaks:
     def of(cls, nodes: list[Node]) -> Peaks | None:
         """One node's at its own times. Several nodes' on the grid that they share; a node that is not there (late, or
         gone) counts nothing."""
-        found = [columns for n in nodes for _name, columns in _columns(n, is_memory)]
+        found = [columns for n in nodes if saw_job(n) for _name, columns in _columns(n, is_memory)]
         if len(found) == 1:
             times, values = _readings(found[0], "wall_ns")
             return cls(times, values) if len(times) else None

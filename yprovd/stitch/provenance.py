@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prov.model import QualifiedName
@@ -179,6 +179,7 @@ class _Build:
             "yp:rusageSystemSeconds": rusage.get("system_s"),
             "yp:rusageMaxRssBytes": rusage.get("max_rss_bytes"),
             **self._account(account),
+            **self._rusage_instead(account, rusage),
             **{f"yp:{what}Omitted": n for what, n in self.omitted.items() if n},
         })
         self.activities[()] = self.run
@@ -189,6 +190,17 @@ class _Build:
             "yp:argv": json_text(argv) if argv else None,
         })
         self.doc.generated(self.command, self.run, self.begin)
+
+    @staticmethod
+    def _rusage_instead(account: Account, rusage: Mapping[str, Any]) -> dict[str, Any]:
+        """A command that was over before a sample could see it still has the kernel's own account, getrusage(2)."""
+        out: dict[str, Any] = {}
+        if account.cpu_s is None and rusage.get("user_s") is not None:
+            out |= {"yp:cpuSeconds": float(rusage["user_s"]) + float(rusage.get("system_s") or 0.0),
+                    "yp:cpuMethod": "rusage"}
+        if account.memory_peak_bytes is None and rusage.get("max_rss_bytes") is not None:
+            out |= {"yp:peakMemoryBytes": whole(rusage["max_rss_bytes"]), "yp:peakMemoryMethod": "rusage"}
+        return out
 
     def _part_of_run(self, account: Account) -> None:
         """A context lies in the context whose name is the front of its own; an epoch and a span in what their path

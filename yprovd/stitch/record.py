@@ -178,7 +178,6 @@ _CERTAIN: dict[int, dict[str, type]] = {
     Kind.SOURCE: {"role": str, "host": str, "boot_id": str, "pid": int},
     Kind.FILE: {"t": int, "role": str, "path": str, "name": str},
     Kind.FACTS: {"t": int, "path": str, "source": str},
-    Kind.LOSS: {"frames": int},
 }
 #: What nonsense in a frame raises while it is taken apart.
 _NONSENSE = (struct.error, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)  # or WireError
