@@ -119,18 +119,18 @@ class Wrapper:
     def run(self) -> int:
         """Returns the exit status of the command. Raises YprovError before the command was started."""
         self.run_dir, self.config = create(self.settings, self.argv, root=self.root)
+        self.daemons = Daemons(self.run_dir, Path(self.config.runtime_dir))
+        with contextlib.suppress(OSError):  # no more processes: the roll-call says so
+            self.daemons.start()  # first of all: they take the longest
         try:
             self.spool = LauncherSpool(self.run_dir)
         except OSError as e:
-            shutil.rmtree(self.config.runtime_dir, ignore_errors=True)
+            self.daemons.close()
             raise YprovError(f"cannot write to `{self.run_dir}`: {e.strerror}",
                              hint="yprov run --dir DIRECTORY -- COMMAND   with room on its disk") from None
         cwd = Path(self.config.cwd)
         config = self.config.to_json()
         self.spool.write(Kind.RUN, {"config": config, **about_run(os.environ)})
-        self.daemons = Daemons(self.run_dir, Path(self.config.runtime_dir))
-        with contextlib.suppress(OSError):  # no more processes: the roll-call says so
-            self.daemons.start()
         capture = threading.Thread(target=self._capture, args=(cwd,), name="yprov-capture", daemon=True)
         capture.start()
         files = FileWorker(self.run_dir / "artifacts", lambda facts: self._record(Kind.FACTS, facts))
