@@ -170,15 +170,15 @@ def test_what_is_too_long_for_a_frame_is_refused_and_costs_no_number() -> None:
 
 def test_a_frame_of_a_newer_version_is_named_so() -> None:
     data = bytearray(pack(1, 2, 3, 4, 5, b""))
-    data[4] = 2
+    data[8] = 2
     with pytest.raises(WireError, match="version 2"):
         unpack(bytes(data))
 
 
 def test_flags_that_are_not_known_are_ignored() -> None:
     data = bytearray(pack(1, 2, 3, 4, 5, b"abc"))
-    data[6] = 1
-    data[44:48] = struct.pack("<I", zlib.crc32(b"abc", zlib.crc32(data[:44])))
+    data[10] = 1
+    data[4:8] = struct.pack("<I", zlib.crc32(data[8:]))
     assert unpack(bytes(data))[0].payload == b"abc"
 
 
@@ -284,9 +284,10 @@ def test_the_golden_file_is_written_and_read_as_ever() -> None:
 def test_the_header_is_where_the_documentation_says() -> None:
     data = pack(Kind.NOTE, 0x1122334455667788, 3, -4, 5, b"payload")
     assert data[:4] == b"\xf1yPv"
-    assert data[4:8] == bytes([1, Kind.NOTE, 0, 0])
-    assert struct.unpack("<I", data[8:12]) == (7,)
-    assert struct.unpack("<QQqq", data[12:44]) == (0x1122334455667788, 3, -4, 5)
+    assert struct.unpack("<I", data[4:8]) == (zlib.crc32(data[8:]),)
+    assert data[8:12] == bytes([1, Kind.NOTE, 0, 0])
+    assert struct.unpack("<I", data[12:16]) == (7,)
+    assert struct.unpack("<QQqq", data[16:48]) == (0x1122334455667788, 3, -4, 5)
     assert HEADER_SIZE == 48
     assert data[48:] == b"payload"
     assert NO_STEP == -(2**63)

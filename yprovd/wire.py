@@ -2,15 +2,15 @@
 
     offset size  field
     0      4     magic    f1 79 50 76
-    4      1     version  1
-    5      1     kind     see `Kind`
-    6      2     flags    0; a reader ignores flags that it does not know
-    8      4     length   bytes of payload, at most MAX_PAYLOAD
-    12     8     source   who made the frame: 64 random bits, announced by a SOURCE frame
-    20     8     seq      0, 1, 2... per source: (source, seq) names a frame; a gap is a loss
-    28     8     wall_ns  CLOCK_REALTIME  \\ read together when the frame was made: the pair that turns
-    36     8     mono_ns  CLOCK_MONOTONIC / the monotonic times of a payload into wall-clock times
-    44     4     crc      CRC-32 (zlib) of bytes 0..44 and the payload
+    4      4     crc      CRC-32 (zlib) of everything behind it, the payload too
+    8      1     version  1
+    9      1     kind     see `Kind`
+    10     2     flags    0; a reader ignores flags that it does not know
+    12     4     length   bytes of payload, at most MAX_PAYLOAD
+    16     8     source   who made the frame: 64 random bits, announced by a SOURCE frame
+    24     8     seq      0, 1, 2... per source: (source, seq) names a frame; a gap is a loss
+    32     8     wall_ns  CLOCK_REALTIME  \\ read together when the frame was made: the pair that turns
+    40     8     mono_ns  CLOCK_MONOTONIC / the monotonic times of a payload into wall-clock times
     48     ...   payload
 
 A source is one process: a node daemon, a process of the job that sends events, the collector or the launcher. Its
@@ -50,10 +50,10 @@ VERSION = 1
 MAX_PAYLOAD = 64 << 20
 NO_STEP = -(1 << 63)
 
-_BODY = struct.Struct("<4sBBHIQQqq")
-_CRC = struct.Struct("<I")
-HEADER_SIZE = _BODY.size + _CRC.size
-_HEADER = struct.Struct("<4sBBHIQQqqI")
+_HEADER = struct.Struct("<4sIBBHIQQqq")
+_CHECKED = struct.Struct("<BBHIQQqq")  # the part of it that the checksum covers
+_FRONT = struct.Struct("<4sI")
+HEADER_SIZE = _HEADER.size
 _SAMPLES = struct.Struct("<IHH")
 _METRICS = struct.Struct("<II")
 
@@ -98,8 +98,8 @@ def pack(kind: int, source: int, seq: int, wall_ns: int, mono_ns: int, payload: 
     """One frame as bytes."""
     if len(payload) > MAX_PAYLOAD:
         raise WireError(f"a payload of {len(payload)} bytes; at most {MAX_PAYLOAD} fit into a frame")
-    body = _BODY.pack(MAGIC, VERSION, kind, 0, len(payload), source, seq, wall_ns, mono_ns)
-    return b"".join((body, _CRC.pack(zlib.crc32(payload, zlib.crc32(body))), payload))
+    checked = _CHECKED.pack(VERSION, kind, 0, len(payload), source, seq, wall_ns, mono_ns)
+    return b"".join((_FRONT.pack(MAGIC, zlib.crc32(payload, zlib.crc32(checked))), checked, payload))
 
 
 def unpack(data: bytes | memoryview, offset: int = 0) -> tuple[Frame, int]:
@@ -111,7 +111,7 @@ def unpack(data: bytes | memoryview, offset: int = 0) -> tuple[Frame, int]:
     end = offset + HEADER_SIZE
     if end > len(view):
         raise WireError("cut short in the header")
-    magic, version, kind, _flags, length, source, seq, wall_ns, mono_ns, crc = _HEADER.unpack_from(view, offset)
+    magic, crc, version, kind, _flags, length, source, seq, wall_ns, mono_ns = _HEADER.unpack_from(view, offset)
     if magic != MAGIC:
         raise WireError("no frame starts here")
     if version != VERSION:
@@ -119,10 +119,9 @@ def unpack(data: bytes | memoryview, offset: int = 0) -> tuple[Frame, int]:
     stop = end + length
     if length > MAX_PAYLOAD or stop > len(view):
         raise WireError("cut short in the payload")
-    payload = view[end:stop]
-    if zlib.crc32(payload, zlib.crc32(view[offset:end - 4])) != crc:
+    if zlib.crc32(view[offset + _FRONT.size:stop]) != crc:
         raise WireError("checksum does not fit")
-    return Frame(kind, source, seq, wall_ns, mono_ns, payload), stop
+    return Frame(kind, source, seq, wall_ns, mono_ns, view[end:stop]), stop
 
 
 def frames_of(data: bytes) -> list[Frame]:

@@ -179,6 +179,7 @@ _CERTAIN: dict[int, dict[str, type]] = {
     Kind.FILE: {"t": int, "role": str, "path": str, "name": str},
     Kind.FACTS: {"t": int, "path": str, "source": str},
 }
+SAMPLES = Kind.SAMPLES
 #: What nonsense in a frame raises while it is taken apart.
 _NONSENSE = (struct.error, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)  # or WireError
 
@@ -200,26 +201,26 @@ class _Reading:
         self.damaged = 0
 
     def take(self, frame: Frame) -> None:
-        seen = self.seen.get(frame.source)
+        kind, source, seq, wall_ns, _mono_ns, payload = frame
+        seen = self.seen.get(source)
         if seen is None:
-            seen = self.seen[frame.source] = set()
+            seen = self.seen[source] = set()
         known = len(seen)
-        seen.add(frame.seq)
+        seen.add(seq)
         if len(seen) == known:
             return
-        if not self.first_ns or frame.wall_ns < self.first_ns:
-            self.first_ns = frame.wall_ns
-        if frame.wall_ns > self.last_ns:
-            self.last_ns = frame.wall_ns
-        kind = frame.kind
-        if kind == Kind.SAMPLES:
-            schema_id, ticks = _SAMPLES_HEAD.unpack_from(frame.payload)
-            key = (frame.source, schema_id, ticks, len(frame.payload))
+        if not self.first_ns or wall_ns < self.first_ns:
+            self.first_ns = wall_ns
+        if wall_ns > self.last_ns:
+            self.last_ns = wall_ns
+        if kind == SAMPLES:
+            schema_id, ticks = _SAMPLES_HEAD.unpack_from(payload)
+            key = (source, schema_id, ticks, len(payload))
             blocks = self.samples.get(key)
             if blocks is None:
                 blocks = self.samples[key] = ([], bytearray())
-            blocks[0].append(frame.seq)
-            blocks[1].extend(frame.payload)  # an object for each frame would keep the garbage collector busy
+            blocks[0].append(seq)
+            blocks[1].extend(payload)  # an object for each frame would keep the garbage collector busy
         elif kind == Kind.METRICS:
             self.metrics.append(frame)
         elif kind == Kind.EVENTS:
