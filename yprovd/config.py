@@ -16,6 +16,7 @@ from typing import Any
 from yprovd.errors import YprovError
 
 RUN_FILE = "run.json"
+PROV_FILE = "prov.json"
 SPOOL_DIR = "spool"
 FORMAT = "yprov-run"
 VERSION = 1

@@ -217,7 +217,7 @@ def validate(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json 
     Example:  yprov validate last
     """
     from yprov.runs import find
-    from yprovd.stitch import PROV_FILE
+    from yprovd.config import PROV_FILE
     from yprovd.stitch.validate import validate_run
 
     run_dir = find(run, directory)

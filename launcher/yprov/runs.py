@@ -18,10 +18,9 @@ import psutil
 
 from yprov.capture import masked, name_of
 from yprovd import __version__
-from yprovd.config import RUN_FILE, SPOOL_DIR, RunConfig, Settings
+from yprovd.config import PROV_FILE, RUN_FILE, SPOOL_DIR, RunConfig, Settings
 from yprovd.errors import YprovError
 from yprovd.processes import boot_id, process_id
-from yprovd.stitch import PROV_FILE
 
 
 def create(settings: Settings, command: Sequence[str], *, root: str = "/") -> tuple[Path, RunConfig]:

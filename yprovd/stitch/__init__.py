@@ -18,11 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from yprovd.config import SPOOL_DIR, RunConfig
+from yprovd.config import PROV_FILE, SPOOL_DIR, RunConfig
 from yprovd.errors import YprovError
 from yprovd.spool import spool_files
 
-PROV_FILE = "prov.json"
 CRATE_FILE = "ro-crate-metadata.json"
 SERIES_DIR = "series.zarr"
 

@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from yprovd.config import SPOOL_DIR
-from yprovd.stitch import CRATE_FILE, PROV_FILE, SERIES_DIR
+from yprovd.config import PROV_FILE, SPOOL_DIR
+from yprovd.stitch import CRATE_FILE, SERIES_DIR
 from yprovd.stitch.attribution import Attribution
 from yprovd.stitch.document import base_iri, clean, json_text, slug, time_of
 from yprovd.stitch.facts import Version, command_of, parameters_of, part, run_id_of, versions_of, whole
@@ -271,7 +271,7 @@ class _Crate:
         rows = [
             ("energy", energy.energy_j, "J", "J", f"energy of the run, {energy.method}"),
             ("cpuSeconds", account.cpu_s, "SEC", "s", "processor time of the job"),
-            ("peakMemoryBytes", whole(account.memory_peak_bytes), "BYTE", "By", "largest resident memory of the job"),
+            ("peakMemoryBytes", whole(account.memory_peak_bytes), "BYTE", "By", "greatest sum of RSS of the job at a sample"),
         ]
         return [
             self.add(f"#usage-{name}", "PropertyValue", name=text, propertyID=_YP + name, value=value,

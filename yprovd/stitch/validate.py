@@ -20,8 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from yprovd.config import PROV_FILE
 from yprovd.model import STATES
-from yprovd.stitch import CRATE_FILE, PROV_FILE, SERIES_DIR
+from yprovd.stitch import CRATE_FILE, SERIES_DIR
 from yprovd.stitch.crate import PROFILE, archive_files, file_hash, folder_hash, path_of_id
 
 #: relation: {role: kind} of the ends that must be there, and of those that may.
