@@ -271,7 +271,7 @@ class _Crate:
         rows = [
             ("energy", energy.energy_j, "J", "J", f"energy of the run, {energy.method}"),
             ("cpuSeconds", account.cpu_s, "SEC", "s", "processor time of the job"),
-            ("peakMemoryBytes", whole(account.memory_peak_bytes), "BYTE", "By", "greatest sum of RSS of the job at a sample"),
+            ("peakMemoryBytes", whole(account.memory_peak_bytes), "BYTE", "By", "greatest sum of RSS of the job"),
         ]
         return [
             self.add(f"#usage-{name}", "PropertyValue", name=text, propertyID=_YP + name, value=value,
