@@ -180,3 +180,20 @@ def test_a_disk_that_stays_full_keeps_the_status_and_says_what_to_do(tmp_path: P
     assert done.returncode == 0, done.stderr
     assert state(run_dir) == "failed"
     eventually(lambda: nothing_left(run_dir) is None)
+
+
+def test_a_directory_that_is_gone_is_said(tmp_path: Path) -> None:
+    program = f"mkdir d && cd d && rmdir ../d && {' '.join(YPROV)} run -- true"
+    done = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, env=environment(),
+                          check=False)
+    assert done.returncode in (2, 125)
+    assert "hint:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_too_few_files_for_a_run_are_said_and_nothing_is_left(tmp_path: Path) -> None:
+    program = f"ulimit -n 12; {' '.join(YPROV)} run -- true"
+    done = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True,
+                          env=environment(TMPDIR=str(tmp_path)), check=False)
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("yprov-*-*")), "the sockets' directory is left"

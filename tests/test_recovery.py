@@ -179,3 +179,43 @@ def test_a_launcher_killed_before_its_command_began_leaves_nothing_running(tmp_p
 
 def test_environment_helper_hides_an_outer_run() -> None:
     assert not [k for k in environment() if k.startswith("YPROV_")]
+
+
+WORKER = """
+import os, signal, time, yprov
+with yprov.context("training"):
+    yprov.log_metric("x", 1.0)
+    pid = os.fork()
+    if pid == 0:
+        with yprov.span("load"):
+            yprov.flush()
+            time.sleep(60)
+    time.sleep(0.4)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+with yprov.context("validation"):
+    for i in range(30):
+        yprov.log_metric("x", 1.0)
+        time.sleep(0.1)
+"""
+
+
+def test_a_worker_that_dies_in_a_span_does_not_hold_its_context_open(tmp_path: Path) -> None:
+    assert yprov("run", "-q", "--", sys.executable, "-c", WORKER, cwd=tmp_path).returncode == 0
+    activities = document(only_run(tmp_path))["activity"]
+    assert attribute(activities["ctx/training"], "durationSeconds") < 1.5
+    assert attribute(activities["ctx/validation"], "durationSeconds") > 2.9
+
+
+def test_every_parameter_and_file_is_in_the_store_also_those_that_the_document_leaves_out(tmp_path: Path) -> None:
+    import xarray as xr
+
+    program = ("import yprov\nyprov.log_params({f'p{i}': i for i in range(1500)})\n"
+               "for i in range(400): yprov.log_artifact(f'file-{i}')")
+    assert yprov("run", "-q", "--", sys.executable, "-c", program, cwd=tmp_path).returncode == 0
+    store = only_run(tmp_path) / "series.zarr"
+    with xr.open_zarr(store, group="params") as params, xr.open_zarr(store, group="files") as files:
+        assert params["value"].values[params["name"].values == "p1499"] == ["1499"]
+        assert params.sizes["row"] == 1500
+        assert files.sizes["row"] == 400
+    assert attribute(document(only_run(tmp_path))["activity"]["run"], "parametersOmitted") == 500

@@ -76,12 +76,29 @@ def carries_marker(pid: int | str, run_id: str, root: str = "/") -> bool:
 
 
 def job_processes(run_id: str, root: str = "/") -> Iterator[ProcessId]:
-    """Every live process of the run on this machine, but never ourselves."""
+    """Every live process of the run on this machine: those that carry its mark, and their descendants, which may have
+    emptied their environment. One that has done so and leads a session of its own has taken its leave on purpose (so
+    have the daemons of a run within this run)."""
+    start: dict[int, int] = {}
+    children: dict[int, list[int]] = {}
+    marked: list[int] = []
     for entry in os.listdir(os.path.join(root, "proc")):
-        if entry.isdigit() and carries_marker(entry, run_id, root):
-            found = process_id(int(entry), root)
-            if found is not None and found.pid != os.getpid() and is_alive(found, root):
-                yield found
+        fields = stat_fields(entry, root) if entry.isdigit() else None
+        if fields is None or fields[0] in (b"Z", b"X"):
+            continue
+        pid = int(entry)
+        start[pid] = int(fields[19])
+        if int(fields[3]) != pid:
+            children.setdefault(int(fields[1]), []).append(pid)
+        if carries_marker(entry, run_id, root):
+            marked.append(pid)
+    found: set[int] = set()
+    while marked:
+        pid = marked.pop()
+        if pid not in found and pid != os.getpid():
+            found.add(pid)
+            marked += children.get(pid, [])
+            yield ProcessId(pid, start[pid])
 
 
 def end_job(run_id: str, *, grace_s: float, poll_s: float = 0.02) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sys
 import threading
@@ -123,7 +124,7 @@ def stitch(
 
     Example:  yprov stitch last
     """
-    from yprov.runs import find, still_going, view
+    from yprov.runs import clear_runtime, find, still_going, view
     from yprovd.config import RUN_FILE, RunConfig
     from yprovd.stitch import stitch as make
 
@@ -134,6 +135,8 @@ def stitch(
                                                              "as it is now; the run goes on")
     with _Progress("looking at the run") as progress:
         done = make(run_dir, keep_spool=True if going else keep_spool, progress=progress)
+    if not going:
+        clear_runtime(run_dir)
     state = done.state or str(view(run_dir).state)
     if as_json:
         _print_json({"directory": str(run_dir), "made": done.made, "state": state, "reason": done.reason,
@@ -265,12 +268,17 @@ def main() -> None:
     sys.stdout = sys.stdout or io.StringIO()  # None where we were started without one
     sys.stderr = sys.stderr or io.StringIO()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except YprovError as e:
         _complain(e)
         sys.exit(getattr(e, "status", 2 if running else 1))
-    except BrokenPipeError:
-        sys.stderr.close()
+    except OSError as e:  # what is left: our own output cannot be written
+        if not isinstance(e, BrokenPipeError):
+            sys.stderr.write(f"error: {e.strerror or e}\n")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that nothing is written at the end, and fails again
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

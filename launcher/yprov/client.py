@@ -278,7 +278,9 @@ class Client:
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait, `timeout` seconds at most, until everything logged so far is on disk. Returns whether it is.
         Call it before `os._exit`, which gives nobody a chance to send the last tenth of a second."""
-        if not self.enabled or self._thread is None:
+        if not self.enabled:
+            return not self.endpoint  # somebody should have listened, and it could not be reached
+        if self._thread is None:
             return True
         try:
             with self._condition:
@@ -352,6 +354,11 @@ class Client:
             self._warn(what, f"{what}({'' if about is None else repr(about)}) was not recorded: {sys.exc_info()[1]}")
         except Exception:
             self._warn(what, f"{what} was not recorded")  # what it is about cannot even be shown
+        if self._thread is None and self.enabled:
+            try:
+                self._rouse()  # to tell the count, also when nothing else is ever said
+            except Exception:
+                self.enabled = False
 
     def _warn(self, topic: str, text: str) -> None:
         if topic not in self._warned:

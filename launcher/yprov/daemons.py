@@ -22,8 +22,14 @@ RESTARTS = 5
 #: What a daemon gets of our environment: not the job's Python settings that change what a module is.
 _DROPPED = (
     "PYTHONWARNINGS", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONVERBOSE", "PYTHONPROFILEIMPORTTIME", "PYTHONDEVMODE",
-    "PYTHONASYNCIODEBUG", "PYTHONTRACEMALLOC", "LD_PRELOAD", "YPROV_RUN_ID", "YPROV_RUN_DIR", "YPROV_ENDPOINT",
+    "PYTHONASYNCIODEBUG", "PYTHONOPTIMIZE", "PYTHONTRACEMALLOC", "LD_PRELOAD", "YPROV_RUN_ID", "YPROV_RUN_DIR",
+    "YPROV_ENDPOINT",
 )
+
+
+def clean_environment() -> dict[str, str]:
+    """Our environment for programs of our own."""
+    return {k: v for k, v in os.environ.items() if k not in _DROPPED}
 
 
 class Daemons:
@@ -43,11 +49,10 @@ class Daemons:
 
     def _start(self, role: str) -> None:
         self.starts[role] += 1
-        environ = {k: v for k, v in os.environ.items() if k not in _DROPPED}
         with open(self.run_dir / "logs" / f"{role}.log", "ab") as log:
             self._running[role] = subprocess.Popen(
                 [sys.executable, "-P", "-m", "yprovd", role, str(self.run_dir)],
-                stdin=subprocess.PIPE, stdout=log, stderr=log, env=environ, cwd="/", start_new_session=True)
+                stdin=subprocess.PIPE, stdout=log, stderr=log, env=clean_environment(), cwd="/", start_new_session=True)
 
     def roll_call(self, timeout_s: float, interrupted: Callable[[], bool]) -> bool:
         """Wait until the collector has heard this node. False when it has not in time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
 import uuid
@@ -120,6 +121,17 @@ def still_going(run_dir: Path, config: RunConfig) -> bool:
         return psutil.pid_exists(pid) and found is not None and found.start == launcher["start"]
     newest = max((p.stat().st_mtime for p in (run_dir / SPOOL_DIR).glob("*.spool")), default=0.0)
     return time.time() - newest < 30.0
+
+
+def clear_runtime(run_dir: Path) -> None:
+    """Take away the sockets' directory of a run whose processes were all killed. Only our own, on its own host."""
+    try:
+        config = RunConfig.read(run_dir)
+    except YprovError:
+        return
+    folder = Path(config.runtime_dir)
+    if config.launcher.get("host") == os.uname().nodename and folder.name.startswith(f"yprov-{config.run_id[:8]}-"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,11 @@ def resolve(file: Path | None, options: Mapping[str, Any]) -> Settings:
         given["tags"] = {**data.get("tags", {}), **_tags(given["tags"])}
     settings = Settings.from_mapping({**data, **given}, where="options", sensors=SENSORS)
     if not settings.experiment:
-        settings = Settings(**{**vars(settings), "experiment": Path.cwd().name or "root"})
+        try:
+            folder = Path.cwd().name or "root"
+        except OSError:
+            raise YprovError("the current directory does not exist any more", hint="cd to one that does") from None
+        settings = Settings(**{**vars(settings), "experiment": folder})
     return settings
 
 

@@ -28,9 +28,12 @@ def facts(view: RunView) -> dict[str, Any]:
                 "epochs": sum(1 for o in activities if o.startswith(f"{name}/epoch/") and "/span/" not in o),
             }
     metrics: dict[str, dict[str, Any]] = {}
+    non_finite: dict[str, dict[str, int]] = {}
     for key, e in entities.items():
         if key.startswith("series/metrics/") and e.get("source") == "script":
             metrics.setdefault(str(e.get("context")), {})[str(e.get("label"))] = e.get("last")
+            if e.get("nonFinite"):
+                non_finite.setdefault(str(e.get("context")), {})[str(e.get("label"))] = e["nonFinite"]
     return {
         "run_id": view.config.run_id, "name": view.config.name, "experiment": view.config.settings.experiment,
         "directory": str(view.directory), "state": view.state, "reason": run.get("stateReason"),
@@ -42,7 +45,7 @@ def facts(view: RunView) -> dict[str, Any]:
         "cpu_s": run.get("cpuSeconds"), "peak_memory_bytes": run.get("peakMemoryBytes"),
         "nodes": run.get("nodeCount"), "hosts": nodes.get("nodeList"),
         "devices": nodes.get("devices"),
-        "contexts": contexts, "metrics": metrics,
+        "contexts": contexts, "metrics": metrics, "non_finite": non_finite,
         "params": {str(e.get("label")): e.get("value") for k, e in entities.items() if k.startswith("param/")},
         "files": {role: sorted(k.partition("/")[2] for k in entities if k.startswith(f"{role}/"))
                   for role in ("input", "output", "model")},
@@ -76,11 +79,10 @@ def lines(view: RunView) -> list[str]:
     for name, c in f["contexts"].items():
         parts = [duration(c["duration_s"]), _count(c["epochs"], "epoch") if c["epochs"] else "",
                  energy(c["energy_j"]) if c["energy_j"] is not None else ""]
-        values = [f"{m} {v:.4g}" for m, v in f["metrics"].get(name, {}).items() if isinstance(v, (int, float))]
-        row("context", f"{name}: " + ", ".join([*filter(None, parts), *values[:_MOST_METRICS]]))
-    loose = {m: v for c, ms in f["metrics"].items() if c not in f["contexts"] for m, v in ms.items()}
-    row("metrics", ", ".join(f"{m} {v:.4g}" for m, v in list(loose.items())[:_MOST_METRICS]
-                             if isinstance(v, (int, float))))
+        row("context", f"{name}: " + ", ".join([*filter(None, parts), *_metrics(f, name)]))
+    for name in f["metrics"]:
+        if name not in f["contexts"]:
+            row("metrics", ", ".join(_metrics(f, name)))
     row("files", ", ".join(_count(len(names), role) for role, names in f["files"].items() if names))
     lost = f["lost"]
     if any(lost.values()):
@@ -100,6 +102,16 @@ def table(views: Sequence[RunView]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     return ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[5]]).rstrip()
             for row in rows]
+
+
+def _metrics(f: dict[str, Any], context: str) -> list[str]:
+    """Last finite values, and how often a metric was NaN or infinite: a training that diverges must show."""
+    out = []
+    for name, last in f["metrics"].get(context, {}).items():
+        bad = f["non_finite"].get(context, {}).get(name)
+        value = f"{name} {last:.4g}" if isinstance(last, (int, float)) else name
+        out.append(value + (f" ({bad} times NaN or infinite)" if bad else ""))
+    return out[:_MOST_METRICS]
 
 
 def _count(n: Any, what: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from yprov import command as commands
 from yprov.capture import about_run, code_of
-from yprov.daemons import Daemons
+from yprov.daemons import Daemons, clean_environment
 from yprov.runs import create
 from yprovd.clock import SystemClock
 from yprovd.config import SPOOL_DIR, RunConfig, Settings
@@ -120,22 +120,22 @@ class Wrapper:
         """Returns the exit status of the command. Raises YprovError before the command was started."""
         self.run_dir, self.config = create(self.settings, self.argv, root=self.root)
         self.daemons = Daemons(self.run_dir, Path(self.config.runtime_dir))
-        with contextlib.suppress(OSError):  # no more processes: the roll-call says so
-            self.daemons.start()  # first of all: they take the longest
         try:
+            self.daemons.start()  # first of all: they take the longest
             self.spool = LauncherSpool(self.run_dir)
         except OSError as e:
             self.daemons.close()
-            raise YprovError(f"cannot write to `{self.run_dir}`: {e.strerror}",
-                             hint="yprov run --dir DIRECTORY -- COMMAND   with room on its disk") from None
+            raise YprovError(f"cannot set up a run in `{self.run_dir}`: {e.strerror}",
+                             hint="is there room on its disk, and for more files and processes (ulimit -a)?") from None
         cwd = Path(self.config.cwd)
         config = self.config.to_json()
         self.spool.write(Kind.RUN, {"config": config, **about_run(os.environ)})
         capture = threading.Thread(target=self._capture, args=(cwd,), name="yprov-capture", daemon=True)
         capture.start()
-        files = FileWorker(self.run_dir / "artifacts", lambda facts: self._record(Kind.FACTS, facts))
+        files = FileWorker(self.run_dir / "artifacts", self._on_facts)
         self._declare(files, "input", self.settings.inputs)
-        if not self.daemons.roll_call(READY_S, lambda: bool(self.signals.interrupted)):
+        ready = self.daemons.roll_call(READY_S, lambda: bool(self.signals.interrupted))
+        if not ready and not self.signals.interrupted:
             self._trouble("the node daemon is not ready: the command runs, and may not be measured",
                           hint=f"see {self.run_dir / 'logs' / 'node.log'}")
         self._run_command()
@@ -155,6 +155,11 @@ class Wrapper:
     def _record(self, kind: int, value: Mapping[str, Any]) -> None:
         if not self.spool.write(kind, value):
             self._trouble(f"cannot write to `{self.run_dir / SPOOL_DIR}`: no space left on the disk?")
+
+    def _on_facts(self, facts: dict[str, Any]) -> None:
+        self._record(Kind.FACTS, facts)
+        if "size" not in facts:
+            say(f"warning: `{facts['path']}` was declared and cannot be read: {facts.get('reason')}")
 
     def _declare(self, files: FileWorker, role: str, paths: Sequence[str]) -> None:
         for given in paths:
@@ -179,9 +184,13 @@ class Wrapper:
         if self.signals.interrupted:
             self.status = 128 + self.signals.interrupted
             return
-        environ = {**os.environ, MARKER: self.config.run_id, "YPROV_RUN_DIR": str(self.run_dir),
+        environ = {**_given_environment(), MARKER: self.config.run_id, "YPROV_RUN_DIR": str(self.run_dir),
                    "YPROV_ENDPOINT": os.path.join(self.config.runtime_dir, "node.sock")}
-        channels = commands.open_channels(self.run_dir / "logs")
+        channels = []
+        try:
+            channels = commands.open_channels(self.run_dir / "logs")
+        except OSError as e:  # no more files: its output goes its own way
+            self._trouble(f"the command's output is not kept: {e.strerror}")
         try:
             self.child = commands.start(self.argv, environ, channels, self.signals)
         except OSError as e:
@@ -264,7 +273,7 @@ class Wrapper:
         self.daemons.close()
         if status != 0:
             status = subprocess.run([sys.executable, "-P", "-m", "yprovd.stitch", str(self.run_dir)],
-                                    stdin=subprocess.DEVNULL, check=False).returncode
+                                    stdin=subprocess.DEVNULL, env=clean_environment(), check=False).returncode
         if status != 0:
             say("warning: the archive could not be made; the spool is kept\n"
                 f"hint: yprov stitch {show_path(self.run_dir)}")
@@ -285,6 +294,16 @@ class Wrapper:
     def _trouble(self, text: str, *, hint: str = "") -> None:
         say(f"warning: {text}" + (f"\nhint: {hint}" if hint else ""))
         self.spool.write(Kind.NOTE, {"t": time.monotonic_ns(), "text": text})
+
+
+def _given_environment() -> dict[str, str]:
+    """Our environment as we were given it: Python sets LC_CTYPE for itself where there is no locale (PEP 538)."""
+    environ = dict(os.environ)
+    with contextlib.suppress(OSError):
+        given = b"\0" + Path("/proc/self/environ").read_bytes()
+        if b"\0LC_CTYPE=" not in given:
+            environ.pop("LC_CTYPE", None)
+    return environ
 
 
 def state_of(exit_code: int, signum: int, asked_to_stop: object) -> tuple[str, str]:

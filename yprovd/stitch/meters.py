@@ -146,14 +146,26 @@ class Times:
     end_wall: I64
 
 
+#: A process that others have outlived by so much did not end with the run.
+OUTLIVED_NS = 1_000_000_000
+
+
 def times_of(record: Record, run_end: int) -> Times:
+    """When each span was open. One without an end lasts until its process's last sign of life; or until the run's end,
+    when that process was among the last on its node to give one: it was killed with the run, and may have been silent
+    for long before. (A worker that is terminated while the others go on must not hold its context open.)"""
+    last_on_node: dict[int, int] = {}
+    for p in record.processes:
+        last_on_node[p.node] = max(last_on_node.get(p.node, 0), p.last_wall_ns)
     rows = np.zeros((len(record.spans), 4), dtype=np.int64)
     for i, s in enumerate(record.spans):
         end_mono, end_wall = s.end_mono_ns, s.end_wall_ns
         if end_mono is None or end_wall is None:
             process = record.processes[s.process]
-            end_wall = run_end if process.logged is None else process.last_wall_ns
-            end_mono = s.begin_mono_ns + end_wall - s.begin_wall_ns if process.logged is None else process.last_mono_ns
+            survived = process.last_wall_ns < last_on_node[process.node] - OUTLIVED_NS
+            to_the_end = process.logged is None and not survived
+            end_wall = run_end if to_the_end else process.last_wall_ns
+            end_mono = s.begin_mono_ns + end_wall - s.begin_wall_ns if to_the_end else process.last_mono_ns
         rows[i] = (s.begin_mono_ns, max(s.begin_mono_ns, end_mono), s.begin_wall_ns, max(s.begin_wall_ns, end_wall))
     return Times(*rows.T.copy())
 

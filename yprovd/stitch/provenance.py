@@ -164,7 +164,7 @@ class _Build:
             "yp:signal": end.get("signal"),
             "yp:command": shlex.join(command_of(record)),
             "yp:cwd": self.config.get("cwd"),
-            "yp:python": self.about.get("python"),
+            "yp:python": next((p.attributes["python"] for p in processes if "python" in p.attributes), None),
             "yp:host": self.about.get("host"),
             "yp:tags": json_text(tags) if tags else None,
             "yp:nodeCount": len({n.host for n in record.nodes} or {p.host for p in processes}),

@@ -87,6 +87,7 @@ def write_series(record: Record, attribution: Attribution, path: Path) -> list[S
     infos += _write_metrics(store, record.metrics, record.processes)
     _write_spans(store, record, attribution)
     _write_events(store, record)
+    _write_declared(store, record)
     _write_nodes(store, record)
     store.close()
     return infos
@@ -341,6 +342,27 @@ def _write_events(store: Store, record: Record) -> None:
     ):
         store.array(f"events/{name}", values, ("row",), long_name=name)
     store.optional("events/epoch", [e.epoch for e in events])
+
+
+def _write_declared(store: Store, record: Record) -> None:
+    """Every parameter and every file as it was logged: prov.json holds the first thousand of the one and the first
+    three hundred of the other."""
+    if params := record.params:
+        store.group("params")
+        store.times("params/time", np.array([p.wall_ns for p in params]), "row", "time")
+        store.array("params/process", np.array([p.process for p in params], dtype=np.int32), ("row",),
+                    long_name="index of the process in the group `processes`")
+        store.array("params/name", [p.name for p in params], ("row",), long_name="name")
+        store.array("params/value", [json_text(p.value) for p in params], ("row",), long_name="value, as JSON")
+    if files := record.files:
+        store.group("files")
+        store.times("files/time", np.array([f.wall_ns for f in files]), "row", "time")
+        store.array("files/process", np.array([f.process for f in files], dtype=np.int32), ("row",),
+                    long_name="index of the process in the group `processes`, -1 for the command line")
+        for name in ("role", "path", "name", "context", "sha256", "stored", "reason"):
+            store.array(f"files/{name}", [str(getattr(f, name) or "") for f in files], ("row",), long_name=name)
+        store.optional("files/size", [f.size for f in files], units="byte")
+        store.optional("files/epoch", [f.epoch for f in files])
 
 
 def _write_nodes(store: Store, record: Record) -> None:
