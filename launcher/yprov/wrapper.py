@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import selectors
 import shutil
 import signal
@@ -36,6 +37,8 @@ READY_S = 10.0
 #: How long the end may take: the nodes' last samples and files; and then the archive, after which it is left to the
 #: collector, which goes on by itself.
 FINISH_S = 40.0
+#: Open files that the launcher and the daemons may need.
+FILES_NEEDED = 64
 #: Room kept on the disk for the run's last words.
 _RESERVE = 64 << 10
 
@@ -118,6 +121,10 @@ class Wrapper:
 
     def run(self) -> int:
         """Returns the exit status of the command. Raises YprovError before the command was started."""
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if 0 <= allowed < FILES_NEEDED:  # ZeroMQ aborts where it cannot open one, and the command would never run
+            raise YprovError(f"only {allowed} open files are allowed here, and a run needs {FILES_NEEDED}",
+                             hint=f"ulimit -n {4 * FILES_NEEDED}")
         self.run_dir, self.config = create(self.settings, self.argv, root=self.root)
         self.daemons = Daemons(self.run_dir, Path(self.config.runtime_dir))
         try:
