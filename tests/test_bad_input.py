@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import YPROV, environment, eventually, nothing_left, only_run, start, state, yprov
+from tests.running import YPROV, environment, nothing_left, only_run, start, state, yprov
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_disk_that_stays_full_keeps_the_status_and_says_what_to_do(tmp_path: P
                           check=False)
     assert done.returncode == 0, done.stderr
     assert state(run_dir) == "failed"
-    eventually(lambda: nothing_left(run_dir) is None)
+    nothing_left(run_dir)
 
 
 def test_a_directory_that_is_gone_is_said(tmp_path: Path) -> None:
