@@ -85,7 +85,7 @@ def small_record() -> Record:
             "python": "3.11.7", "environment": {"SLURM_JOB_ID": "4242", "SLURM_JOB_PARTITION": "gpu", "LANG": "C"},
             "code": {"remote": "git@example.org:ada/train.git", "commit": "a" * 40, "branch": "main", "dirty": True,
                      "diff": {"path": "source/changes.diff", "sha256": SHA, "bytes": 120},
-                     "script": {"path": "/home/ada/work/train.py", "sha256": SHA, "stored": "source/train.py"}},
+                     "script": {"path": "/home/ada/code/train.py", "sha256": SHA, "stored": "source/train.py"}},
         },
         end={"state": "completed", "reason": "", "exit_code": 0, "ended_ns": T0 + 10 * S,
              "rusage": {"user_s": 12.5, "system_s": 1.25, "max_rss_bytes": 3 << 30}},
