@@ -32,7 +32,7 @@ SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 def config() -> RunConfig:
     return RunConfig(
         run_id=RUN_ID, name="resnet", created_ns=T0 - S, command=("python", "train.py", "--note", "two words"),
-        cwd="/home/ada/work", runtime_dir="/tmp/yprov-xyz", software="0.1.0",
+        cwd="/home/ada/code", runtime_dir="/tmp/yprov-xyz", software="0.1.0",
         settings=Settings(
             name="resnet", experiment="imagenet", tags={"team": "vision"}, licence="CC-BY-4.0",
             user=Person("Ada Lovelace", "https://orcid.org/0000-0002-1825-0097"),
