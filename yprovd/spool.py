@@ -8,7 +8,9 @@ damage is, and counts the bytes that it had to pass over. Frames that stand in s
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import mmap
 import os
 from collections.abc import Iterable, Iterator
@@ -31,6 +33,8 @@ class SpoolWriter:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._size = 0
         self._synced = 0
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def append(self, frames: Iterable[bytes]) -> None:
         """Write whole frames, all or none. Raises SpoolFull when the disk or the quota is full: the file then ends
@@ -58,6 +62,20 @@ class SpoolWriter:
             self.sync()
         finally:
             os.close(self._fd)
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether the writer of this file lives: it holds a lock on it. False where the file system cannot tell."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
 
 
 class SpoolReader:

@@ -133,10 +133,10 @@ def stitch(
     if going and not force:
         raise YprovError(f"`{run_dir}` is still going", hint=f"yprov stitch --force {run_dir}   makes an archive of it "
                                                              "as it is now; the run goes on")
-    with _Progress("looking at the run") as progress:
-        done = make(run_dir, keep_spool=True if going else keep_spool, progress=progress)
     if not going:
         clear_runtime(run_dir)
+    with _Progress("looking at the run") as progress:
+        done = make(run_dir, keep_spool=True if going else keep_spool, progress=progress)
     state = done.state or str(view(run_dir).state)
     if as_json:
         _print_json({"directory": str(run_dir), "made": done.made, "state": state, "reason": done.reason,

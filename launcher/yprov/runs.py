@@ -22,6 +22,7 @@ from yprovd import __version__
 from yprovd.config import PROV_FILE, RUN_FILE, SPOOL_DIR, RunConfig, Settings
 from yprovd.errors import YprovError
 from yprovd.processes import boot_id, process_id
+from yprovd.spool import is_being_written, spool_files
 
 
 def create(settings: Settings, command: Sequence[str], *, root: str = "/") -> tuple[Path, RunConfig]:
@@ -113,7 +114,10 @@ def all_runs(directory: Path) -> list[Path]:
 
 
 def still_going(run_dir: Path, config: RunConfig) -> bool:
-    """Whether the run has not ended: its launcher lives, or, seen from another host, its spool grew just now."""
+    """Whether the run has not ended: its launcher or a daemon lives, or, seen from another host, its spool grew just
+    now. (A collector whose launcher was killed still has to drain.)"""
+    if any(is_being_written(path) for path in spool_files(run_dir / SPOOL_DIR)):
+        return True
     launcher = config.launcher
     if launcher.get("host") == os.uname().nodename and launcher.get("boot_id") == boot_id():
         pid = int(launcher["pid"])
