@@ -36,11 +36,11 @@ def _interval(ratios: list[float]) -> tuple[float, float]:
 def slowdown(quick: bool) -> list[Row]:
     """Elapsed time of examples/digits.py from its first to its last line, by its own clock, under `yprov run` and
     without it, in pairs whose order alternates; the start and the end of `yprov run` are not in it, nor is the first
-    event. The training has one thread (more threads than free cores make its time a lottery) and everything runs where
-    the kernel puts it. The figure is the median of the pairs' ratios, less one. Pairs are added, up to a bound and for
-    two minutes, until the median is known to +-0.5 % (90 % bootstrap interval, shown). Where the bar lies within
-    that interval, the machine was too noisy to say (`?`). The CPU time that the training process used is compared beside it:
-    what the client costs, whatever the neighbours do.
+    event. The training has one thread (more threads than free cores make its time a lottery) and everything runs
+    where the kernel puts it. The figure is the median of the pairs' ratios, less one. Pairs are added, up to a
+    bound and for two minutes, until the median is known to +-0.5 % (90 % bootstrap interval, shown). Where the bar
+    lies within that interval, the machine was too noisy to say (`?`). The CPU time that the training process used
+    is compared beside it: what the client costs, whatever the neighbours do.
 
     The second row, without a bar, is the worst case: training, launcher and daemons share one core, so that all that
     they use is taken from the training."""
