@@ -147,6 +147,25 @@ yprov.log_metric("a", 2)
         assert complete(listener.only()).values == [1, 2]
 
 
+def test_an_import_that_fails_for_a_moment_is_tried_again() -> None:
+    code = """
+import sys
+class Once:
+    def find_spec(self, name, path=None, target=None):
+        if name == "zmq.constants":
+            sys.meta_path.remove(self)
+            raise NameError("name 'sys' is not defined")
+sys.meta_path.insert(0, Once())
+import yprov
+yprov.log_metric("loss", 0.5)
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        assert (done.stdout, done.stderr) == ("", "")
+        (said,) = [complete(s) for s in listener.heard()]
+    assert [r.value for r in said.metrics] == [0.5]
+
+
 def test_without_pyzmq_it_says_so_once_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "zmq").mkdir()
     (tmp_path / "zmq" / "__init__.py").write_text("raise ImportError('No module named zmq')")

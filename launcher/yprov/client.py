@@ -19,7 +19,7 @@ from _thread import RLock, allocate_lock  # as `threading` has them, and there b
 from collections import deque, namedtuple
 from collections.abc import Mapping
 from itertools import count
-from time import monotonic_ns
+from time import monotonic_ns, sleep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -374,6 +374,7 @@ class Client:
             return
         self._stopping = True
         self._wake.set()
+        self._loaded.wait(LOAD_S)  # a short program on a slow file system is over before our imports are
         thread.join(EXIT_S + 0.5)
 
     # -- the thread's side -----------------------------------------------------------------------------------------
@@ -381,9 +382,7 @@ class Client:
     def _ship_all(self) -> None:
         """The thread: empty the queues every `PERIOD_S`, keep what is not acknowledged, end with the program."""
         try:
-            from yprov.shipping import Shipper
-
-            shipper = Shipper(self.endpoint)
+            shipper = _load()(self.endpoint)
             self._loaded.set()
         except Exception as e:
             self.enabled = False
@@ -457,6 +456,28 @@ def _lock(purpose: str) -> Any:
 
 
 _locks: dict[tuple[str, int], Any] = {}
+
+
+def _load() -> Any:
+    """The class that ships. We import beside a script that imports too: now and then a module is seen half-loaded
+    there ("name 'sys' is not defined" in the middle of zmq, seen once in some thousand starts), and is whole when it
+    is asked for again."""
+    before = set(sys.modules)
+    for tries_left in (2, 1, 0):
+        try:
+            from yprov.shipping import Shipper
+
+            return Shipper
+        except ModuleNotFoundError:
+            raise
+        except Exception:
+            if not tries_left:
+                raise
+            for name in set(sys.modules) - before:
+                if name.partition(".")[0] == "zmq":
+                    del sys.modules[name]
+            sleep(PERIOD_S)
+    raise AssertionError
 _INT64 = 1 << 63
 
 
