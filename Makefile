@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports docs-check wheel bench clean
+.PHONY: help setup demo test slurm-setup slurm-24 lint types imports docs-check wheel bench clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 setup: $(STAMP) ## a virtual environment in .venv with yprov (editable) and all tools
 $(STAMP): pyproject.toml
@@ -27,6 +27,14 @@ demo: setup ## train a small network on real digits under `yprov run`, and show 
 
 test: setup ## the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+slurm-setup: ## as root: install Slurm for the tests (no service is started); otherwise says why not
+	@tests/slurm/setup.sh && $(PYTHON) -m tests.slurm.cluster check
+
+slurm-24: export YPROV_SLURM_ROOTFS ?= /var/cache/yprov/slurm-24
+slurm-24: setup ## as root: the Slurm tests with Slurm 24.11, in a Debian 13 made below YPROV_SLURM_ROOTFS
+	tests/slurm/rootfs.sh $(YPROV_SLURM_ROOTFS)
+	YPROV_REQUIRE_SLURM=1 $(BIN)/python -m pytest $(or $(PYTEST_ARGS),tests/slurm)
 
 lint: setup ## ruff
 	$(BIN)/ruff check .

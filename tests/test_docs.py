@@ -88,13 +88,3 @@ def test_the_map_is_short_and_names_rooms_that_exist() -> None:
     assert len(text.splitlines()) <= 60
     for room in re.findall(r"`(yprovd/\w+)", text):
         assert (ROOT / room).is_dir() or (ROOT / f"{room}.py").is_file(), room
-
-
-def test_the_sbatch_template_is_bash_and_wraps_its_arguments(tmp_path: Path) -> None:
-    stand_in = tmp_path / "yprov"
-    stand_in.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    stand_in.chmod(0o755)
-    for template in sorted((ROOT / "slurm_templates").glob("*.sbatch")):
-        done = subprocess.run(["bash", str(template), "python", "train.py", "--name", "a b"], capture_output=True,
-                              text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
-        assert done.stdout.splitlines()[-5:] == ["--", "python", "train.py", "--name", "a b"]

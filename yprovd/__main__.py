@@ -1,4 +1,5 @@
-"""`python -m yprovd node RUN_DIR` and `python -m yprovd collect RUN_DIR`: the two daemons. Started by `yprov run`."""
+"""`python -m yprovd node|collect|step RUN_DIR`: the two daemons, and the task that holds them in a scheduler's step.
+Started by `yprov run`."""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ from pathlib import Path
 
 from yprovd.errors import YprovError
 
-ROLES = {"node": "yprovd.node", "collect": "yprovd.collector"}
+ROLES = {"node": "yprovd.node", "collect": "yprovd.collector", "step": "yprovd.step"}
 
 
 def main(argv: list[str]) -> int:
     if len(argv) != 2 or argv[0] not in ROLES:
-        print("usage: python -m yprovd {node|collect} RUN_DIR", file=sys.stderr)
+        print("usage: python -m yprovd {node|collect|step} RUN_DIR", file=sys.stderr)
         return 2
     signal.pthread_sigmask(signal.SIG_SETMASK, set())  # the launcher blocks its signals, and we inherit that
     try:

@@ -1,9 +1,10 @@
 """The collector, one per run: receives every node's frames, appends them to the run's spool, acknowledges them once
 they are on disk, and, when the run has ended, starts the stitch.
 
-It does not look into the frames. Its standard input is the lifeline: when that ends without a word, the launcher was
-killed; then it records so, waits for the nodes, finishes and makes the archive all the same. What it cannot write
-(disk full) it does not acknowledge: the nodes keep it and send it again.
+It does not look into the frames. As a child of the launcher, its standard input is the lifeline: when that ends without
+a word, the launcher was killed; then it records so, waits for the nodes, finishes and makes the archive all the same.
+In a scheduler's step it listens on TCP, for every node, and `CollectorVigil` tells when to finish by itself. What it
+cannot write (disk full) it does not acknowledge: the nodes keep it and send it again.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from typing import Any
 
 from yprovd.clock import SystemClock
 from yprovd.config import SPOOL_DIR, RunConfig
+from yprovd.ending import CollectorVigil
 from yprovd.errors import SpoolFull
 from yprovd.processes import about_source
+from yprovd.rendezvous import COLLECTOR_FILE, KEY_FILE, addresses, announce, read_keys
 from yprovd.spool import SpoolWriter
-from yprovd.transport import DATA, GOODBYE, QUESTION, REPLY, STOP, Receiver, ipc, wait_readable
+from yprovd.transport import DATA, GOODBYE, QUESTION, REPLY, STOP, Message, Receiver, ipc, wait_readable
 from yprovd.wire import Kind, Packer, new_source
 
 #: Frames are synced to disk at most this often, unless a sender asks for it; the first after a pause at once.
@@ -43,10 +46,20 @@ class Collector:
     def __init__(self, run_dir: Path, *, lifeline: int = 0) -> None:
         self.config = RunConfig.read(run_dir)
         self.run_dir = run_dir
-        self.lifeline: int | None = lifeline
         self.clock = SystemClock()
         self.packer = Packer(new_source(), self.clock)
-        self.receiver = Receiver(ipc(os.path.join(self.config.runtime_dir, "collector.sock")))
+        self.lifeline: int | None = None
+        self.vigil: CollectorVigil | None = None
+        self.looked_at = 0.0
+        self.end_written = False
+        self.busy: dict[bytes, int] = {}    # processes of the job, by node, once they are asked for
+        self.hosts: dict[bytes, str] = {}
+        if self.config.nodes:
+            self.vigil = CollectorVigil(self.config)
+            self.receiver = self._listen()
+        else:
+            self.lifeline = lifeline
+            self.receiver = Receiver(ipc(os.path.join(self.config.runtime_dir, "collector.sock")))
         self.spool = SpoolWriter(run_dir / SPOOL_DIR / f"collector-{os.getpid()}.spool")
         self.nodes: set[bytes] = set()      # who sent data
         self.gone: set[bytes] = set()       # and said goodbye
@@ -57,16 +70,26 @@ class Collector:
         self.finish = self.launcher_gone = self.terminated = False
         # A stitch needs a third of a second to load numpy and zarr. For a command that is over in a moment it is loaded
         # from the start; a longer run does not pay for it with memory.
-        self.stitch: subprocess.Popen[bytes] | None = _start_stitch(run_dir)
+        self.stitch: subprocess.Popen[bytes] | None = None if self.vigil else _start_stitch(run_dir)
         self.started = time.monotonic()
+
+    def _listen(self) -> Receiver:
+        """On every interface, or on the one that was asked for, and say where."""
+        interface = self.config.settings.interface
+        here = addresses(interface)
+        receiver = Receiver(f"tcp://{interface or '*'}:0", keys=read_keys(self.run_dir))
+        announce(self.run_dir, receiver.port, here)
+        return receiver
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, self._on_term)
-        for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP):
             signal.signal(signum, signal.SIG_IGN)  # meant for the job
         self._write([self.packer.json(Kind.SOURCE, about_source("collector"))])
         while not (self.finish or self.launcher_gone or self.terminated):
             self._turn()
+            if self.vigil is not None and time.monotonic() > self.looked_at + 0.5:
+                self._look(self.vigil)
             if self.stitch is not None and time.monotonic() > self.started + EARLY_STITCH_S:
                 self._drop_stitch()
         if self.terminated and not self.launcher_gone:
@@ -83,7 +106,28 @@ class Collector:
             self.stitch = None
 
     def _on_term(self, _signum: int, _frame: object) -> None:
-        self.terminated = True
+        if self.vigil is not None:
+            self.vigil.signalled()
+        else:
+            self.terminated = True
+
+    def _look(self, vigil: CollectorVigil) -> None:
+        """In a scheduler's step: whether the end has come, and what the scheduler says about it."""
+        self.looked_at = time.monotonic()
+        here = self.nodes - self.gone
+        if vigil.orphaned:
+            for node in here:
+                self.receiver.control(node, QUESTION, {})
+        known = set(self.busy) >= here
+        if vigil.look(sum(self.busy[n] for n in here) if known else None):
+            self.launcher_gone = True
+        self._note_end(vigil)
+
+    def _note_end(self, vigil: CollectorVigil) -> None:
+        end = None if self.end_written else vigil.end()
+        if end is not None and self._write([self.packer.json(Kind.END, end)]):
+            self.end_written = True
+            self._sync()
 
     def _turn(self) -> None:
         """One round: wait, append what came, sync and acknowledge when it is time."""
@@ -109,9 +153,9 @@ class Collector:
             elif message.kind == GOODBYE:
                 self.gone.add(message.peer)  # also the launcher
             elif message.kind == QUESTION:
-                if message.peer.startswith(b"node-"):
-                    self.nodes.add(message.peer)
-                self.receiver.control(message.peer, REPLY, {"role": "collector", "nodes": len(self.nodes)})
+                self._answer(message)
+            elif message.kind == REPLY and message.body:
+                self.busy[message.peer] = int(message.body.get("processes", 0))
             elif message.kind == STOP:
                 self.launcher = message.peer
                 self.finish = True
@@ -119,6 +163,19 @@ class Collector:
             self.unsynced += taken
         if self.unsynced and (sync or time.monotonic() - self.synced_at >= SYNC_S):
             self._sync()
+
+    def _answer(self, message: Message) -> None:
+        asked = message.body or {}
+        if message.peer.startswith(b"node-"):
+            self.nodes.add(message.peer)
+            self.hosts[message.peer] = str(asked.get("host", ""))
+        elif self.vigil is not None:
+            self.vigil.launcher_heard()
+        answer: dict[str, Any] = {"role": "collector", "nodes": len(self.nodes)}
+        if asked.get("hosts"):
+            answer["hosts"] = sorted(set(self.hosts.values()))
+            answer["step"] = os.environ.get("SLURM_STEP_ID", "")
+        self.receiver.control(message.peer, REPLY, answer)
 
     def _write(self, frames: list[bytes]) -> bool:
         try:
@@ -158,24 +215,34 @@ class Collector:
         for node in self.nodes:
             self.receiver.control(node, STOP)
         deadline = time.monotonic() + FINISH_S
+        if self.vigil is not None:
+            deadline = min(deadline, time.monotonic() + max(1.0, self.vigil.left_s() + 2.0))
         while self.nodes - self.gone and self.launcher not in self.gone and time.monotonic() < deadline:
             known = set(self.nodes)
             self._turn()
             for node in self.nodes - known:  # it was silent, or started again, when the others were told
                 self.receiver.control(node, STOP)
         for node in self.nodes - self.gone:
-            _log(f"{node.decode(errors='replace')} did not say goodbye")
+            _log(f"{self.hosts.get(node) or node.decode(errors='replace')} did not say goodbye")
+        if self.vigil is not None:
+            self._note_end(self.vigil)
         self._sync()
         self._let_launcher_finish()
         with contextlib.suppress(OSError):
             self.spool.close()
         self.receiver.close()
         with contextlib.suppress(OSError):
-            os.unlink(os.path.join(self.config.runtime_dir, "collector.sock"))
+            if self.vigil is None:
+                os.unlink(os.path.join(self.config.runtime_dir, "collector.sock"))
             os.rmdir(self.config.runtime_dir)  # the last one out
+        missing = len(self.config.nodes) > len(self.nodes) or bool(self.nodes - self.gone)
+        if self.vigil is not None and not missing:
+            for name in (KEY_FILE, COLLECTOR_FILE):
+                (self.run_dir / name).unlink(missing_ok=True)
         assert stitch.stdin is not None
         with contextlib.suppress(BrokenPipeError), stitch.stdin:
-            stitch.stdin.write(b"go\n")
+            # A node that is cut off may still bring a spool of its own: then ours must be there, to be joined with it.
+            stitch.stdin.write(b"keep\n" if self.vigil is not None and missing else b"go\n")
         return stitch.wait()
 
     def _let_launcher_finish(self) -> None:

@@ -41,7 +41,9 @@ class Settings:
     """What a user may set: the keys of a configuration file, each also an option of `yprov run`.
 
     interval: seconds between samples. disable: sensors that are not opened. tags: any `key: value`.
-    licence: of the archive, an SPDX identifier or an address.
+    licence: of the archive, an SPDX identifier or an address. scheduler: where the daemons are placed: `auto`, `none`
+    (this machine only) or the name of a scheduler. launch_with: a command that starts one process on each node
+    (`mpirun -npernode 1`). interface: the network interface on which the collector listens.
     """
 
     name: str = ""
@@ -56,6 +58,9 @@ class Settings:
     user: Person = field(default_factory=Person)
     organisation: Person = field(default_factory=Person)
     licence: str = ""
+    scheduler: str = "auto"
+    launch_with: str = ""
+    interface: str = ""
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any], *, where: str, sensors: Iterable[str] = ()) -> Settings:
@@ -111,7 +116,12 @@ class RunConfig:
     """One run: its identity, what was asked, and where its daemons meet.
 
     `created_ns`: wall clock. `root`: directory that holds `proc` and `sys`. `runtime_dir`: mode 0700, holds the
-    sockets, goes away with the run. `launcher`: host, boot id, pid and start time of `yprov run`.
+    sockets, goes away with the run, and has the same path on every node. `launcher`: host, boot id, pid and start time
+    of `yprov run`.
+
+    `nodes`: the hosts on which a scheduler's step starts the daemons, the collector's first; empty where they are
+    children of the launcher. `job`: the key of the scheduler's job (scheduler, cluster, job_id, attempt). `grace_s`:
+    how long the scheduler lets processes live between SIGTERM and SIGKILL.
     """
 
     run_id: str
@@ -124,6 +134,9 @@ class RunConfig:
     root: str = "/"
     launcher: Mapping[str, Any] = field(default_factory=dict)
     software: str = ""
+    nodes: tuple[str, ...] = ()
+    job: Mapping[str, Any] = field(default_factory=dict)
+    grace_s: float = 30.0
 
     @property
     def interval_ns(self) -> int:
@@ -142,7 +155,8 @@ class RunConfig:
             settings[key] = tuple(settings[key])
         known = {f.name for f in fields(cls)}
         rest = {k: v for k, v in data.items() if k in known}
-        rest["command"] = tuple(rest["command"])
+        for key in ("command", "nodes"):
+            rest[key] = tuple(rest.get(key, ()))
         return cls(settings=Settings(**settings), **rest)
 
     @classmethod

@@ -5,13 +5,16 @@ What the collector has not acknowledged is kept, within a bound; when the collec
 writes the same frames to a spool file of its own in the run's directory. A process of the job gets its
 acknowledgement when its frames are on disk, in either place.
 
-Its standard input is the lifeline: when that ends, the launcher is gone, and then the job must not live on. It ends by
-message (STOP from the collector), drains on SIGTERM, and exits with 0.
+As a child of the launcher, its standard input is the lifeline: when that ends, the launcher is gone, and then the job
+must not live on. It ends by message (STOP from the collector), drains on SIGTERM, and exits with 0. In a scheduler's
+step SIGTERM goes to every process of the job, whose last seconds are worth recording: there `NodeVigil` tells when to
+finish by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -22,13 +25,16 @@ from typing import Any
 
 from yprovd.clock import SystemClock
 from yprovd.config import SPOOL_DIR, RunConfig
+from yprovd.ending import NodeVigil
 from yprovd.errors import SpoolFull, WireError
 from yprovd.files import FileWorker
 from yprovd.model import Sample
-from yprovd.processes import about_source, end_job
+from yprovd.processes import about_source, end_job, job_processes
+from yprovd.rendezvous import endpoint, read_keys
 from yprovd.sampler import Sampler
 from yprovd.sensors import Surroundings, open_all
 from yprovd.spool import SpoolWriter
+from yprovd.tasks import TaskWatch
 from yprovd.transport import DATA, GOODBYE, QUESTION, REPLY, STOP, Message, Receiver, Sender, ipc, wait_readable
 from yprovd.wire import Kind, Packer, frames_of, from_json, new_source, pack_samples
 
@@ -41,6 +47,8 @@ GRACE_S = 2.0
 ANNOUNCE_S = 60.0
 #: The collector hears from us at least this often.
 HELLO_S = 1.5
+#: Between two looks for tasks that have begun. That one has ended is known at once.
+TASKS_S = 0.5
 #: How long files, the collector and the processes of the job are waited for at the end.
 FILES_S, DRAIN_S = 20.0, 5.0
 
@@ -67,7 +75,8 @@ class NodeDaemon:
     def __init__(self, run_dir: Path, *, lifeline: int = 0) -> None:
         self.config = RunConfig.read(run_dir)
         self.run_dir = run_dir
-        self.lifeline: int | None = lifeline
+        self.vigil = NodeVigil(self.config) if self.config.nodes else None
+        self.lifeline: int | None = None if self.vigil else lifeline
         self.clock = SystemClock()
         self.packer = Packer(new_source(), self.clock)
         self.spool: SpoolWriter | None = None
@@ -80,12 +89,17 @@ class NodeDaemon:
         # Which messages of which process ride in which message to the collector.
         self.riders: dict[int, list[tuple[bytes, int]]] = {}
         self.lost_before = 0
+        self.looked_at = self.heard = 0.0
+        self.name = os.environ.get("SLURMD_NODENAME") or os.uname().nodename  # as the scheduler calls this node
         self.full = False  # our own spool cannot be written, and it has been said
 
         runtime = self.config.runtime_dir
         self.receiver = Receiver(ipc(os.path.join(runtime, "node.sock")))
-        self.sender = Sender(ipc(os.path.join(runtime, "collector.sock")), limit=KEEP_LIMIT,
-                             identity=b"node-%016x" % self.packer.source)
+        collector: Any = ipc(os.path.join(runtime, "collector.sock"))
+        if self.vigil:
+            collector = functools.partial(endpoint, run_dir)
+        self.sender = Sender(collector, limit=KEEP_LIMIT, identity=b"node-%016x" % self.packer.source,
+                             keys=read_keys(run_dir) if self.vigil else None)
         root = self.config.root
         sensors, absences = open_all(
             Surroundings(root, self.config.run_id, dict(os.environ)), self.config.settings.disable)
@@ -93,6 +107,8 @@ class NodeDaemon:
                                sink=self._on_sample, own_watch=False)
         self.schema_json = self.sampler.schema.to_json()
         self.schema_id = self.sampler.schema.id
+        self.tasks = TaskWatch(root, self.config.run_id)
+        self.look_for_tasks_at = 0.0
         self.files = FileWorker(run_dir / "artifacts", self._on_facts)
         self.about = {**about_source("node"), "facts": node_facts(root)}
 
@@ -107,13 +123,18 @@ class NodeDaemon:
     def run(self) -> None:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_term)
-        for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP):
             signal.signal(signum, signal.SIG_IGN)  # meant for the job
         self.sender.send(self._announcement(), sync=True)
         self.sampler.start()
         announced = time.monotonic()
+        if self.vigil:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self._meet_collector()
         while not self.stopping:
             self._turn(timeout_ms=min(1000, int(self.sampler.watch() * 1000) + 1))
+            if self.vigil and time.monotonic() > self.looked_at + 1.0:
+                self._look(self.vigil)
             if time.monotonic() - announced > ANNOUNCE_S:
                 announced = time.monotonic()
                 self.sender.send(self._announcement())
@@ -123,19 +144,47 @@ class NodeDaemon:
         return [self.packer.json(Kind.SOURCE, self.about), self.packer.frame(Kind.SCHEMA, self.schema_json)]
 
     def _on_term(self, _signum: int, _frame: object) -> None:
-        self.stopping = True
+        if self.vigil:
+            self.vigil.signalled()
+        else:
+            self.stopping = True
         os.eventfd_write(self.wake, 1)
+
+    def _meet_collector(self) -> None:
+        """It starts when we do, on its own node: look for it, less and less often, and take what comes meanwhile."""
+        pause_ms = 10.0
+        while not self.stopping:
+            if self.sender.connected:
+                self.sender.control(QUESTION, {"host": self.name})
+                return
+            self._turn(timeout_ms=int(pause_ms))
+            self.sender.reconnect()
+            pause_ms = min(pause_ms * 1.3, 1000.0)
+            if self.vigil and pause_ms >= 1000.0:
+                self._look(self.vigil)
+
+    def _look(self, vigil: NodeVigil) -> None:
+        """In a scheduler's step: whether the end has come without anybody telling us."""
+        self.looked_at = time.monotonic()
+        if self.sender.heard > self.heard:
+            self.heard = self.sender.heard
+            vigil.collector_heard()
+        if vigil.look(self._job_processes):
+            self.stopping = True
+
+    def _job_processes(self) -> int:
+        return sum(1 for _ in job_processes(self.config.run_id))
 
     def _turn(self, timeout_ms: int) -> bool:
         """One round of the loop: wait, take what came, pass it on. Returns whether anything came."""
-        things = [self.wake, self.receiver.socket, self.sender.socket]
+        things = [self.wake, self.receiver.socket, self.sender.socket, self.tasks.fileno()]
         if self.lifeline is not None:
             things.append(self.lifeline)
         ready = wait_readable(*things, timeout_ms=timeout_ms)
         if 0 in ready:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self.wake)
-        if 3 in ready and self.lifeline is not None and not os.read(self.lifeline, 4096):
+        if 4 in ready and self.lifeline is not None and not os.read(self.lifeline, 4096):
             self.lifeline = None
             self.launcher_gone = self.stopping = True
         frames: list[bytes] = []
@@ -145,6 +194,8 @@ class NodeDaemon:
             frames.append(self.packer.frame(Kind.SAMPLES, pack_samples(self.schema_id, [self.samples.popleft()])))
         while self.facts:
             frames.append(self.packer.json(Kind.FACTS, self.facts.popleft()))
+        if tasks := self._look_for_tasks():
+            frames.append(self.packer.json(Kind.TASK, {"tasks": tasks}))
         if self.sender.pushed_out > self.lost_before:
             loss = {"pushed_out": self.sender.pushed_out, "why": "the collector did not answer"}
             self.lost_before = self.sender.pushed_out  # the gap in the numbers counts them; this says why
@@ -156,7 +207,7 @@ class NodeDaemon:
             for pushed_out in [n for n in self.riders if n < self.sender.oldest]:
                 del self.riders[pushed_out]
         elif time.monotonic() - self.sender.sent > HELLO_S:
-            self.sender.control(QUESTION, {})  # so that a collector that was started again knows us
+            self.sender.control(QUESTION, {"host": self.name})  # so that a collector that was started again knows us
         if not frames:  # what came was damaged, not worth keeping: nor worth sending again
             for peer, theirs in riders:
                 self.receiver.ack(peer, [theirs])
@@ -165,8 +216,17 @@ class NodeDaemon:
         for message in others:
             if message.kind == STOP:
                 self.stopping = True
+            elif message.kind == QUESTION:
+                self.sender.control(REPLY, {"processes": self._job_processes()})
         self._keep_safe()
         return bool(frames or acked or others)
+
+    def _look_for_tasks(self) -> list[dict[str, Any]]:
+        now = time.monotonic()
+        if now < self.look_for_tasks_at:
+            return self.tasks.ended(self.clock.mono_ns())
+        self.look_for_tasks_at = now + TASKS_S
+        return self.tasks.look(self.clock.mono_ns())
 
     def _take_messages(self, frames: list[bytes], riders: list[tuple[bytes, int]]) -> bool:
         sync = False
@@ -232,12 +292,15 @@ class NodeDaemon:
             ended = end_job(self.config.run_id, grace_s=GRACE_S)
             _log(f"the launcher is gone; ended {ended} processes of the job")
         self.sampler.stop()
+        self.look_for_tasks_at = 0.0
         self.files.close(FILES_S)
         deadline = time.monotonic() + DRAIN_S
         while self._turn(timeout_ms=20) and time.monotonic() < deadline:
             pass
+        end = self.vigil.last_word() if self.vigil else None
         if self.launcher_gone:
             end = {"state": "killed", "reason": "yprov run was killed", "ended_ns": self.clock.wall_ns()}
+        if end:
             self.sender.send([self.packer.json(Kind.END, end)])
         self.sender.send(self._announcement(), sync=True)
         while self.sender.waiting and time.monotonic() < deadline and self.sender.oldest_s() < SILENCE_S:
@@ -249,9 +312,13 @@ class NodeDaemon:
         self.sender.control(GOODBYE)
         self.sender.close(linger_ms=500)
         self.receiver.close()
+        self.tasks.close()
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(self.config.runtime_dir, "node.sock"))
             os.rmdir(self.config.runtime_dir)  # the last one out
+        if self.vigil:
+            step = f"{self.config.job.get('job_id')}.{os.environ.get('SLURM_STEP_ID', '')}"
+            self.vigil.end_idle_job(step, self.name)
 
 
 def _log(text: str) -> None:

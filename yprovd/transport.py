@@ -15,7 +15,8 @@ and what follows it, and then the frames:
     B                                  goodbye: this sender has said all
     Q / R json                         a question and its answer (the roll-call)
 
-Endpoints are `ipc://` paths below a directory of mode 0700: no other user can open them.
+Endpoints are `ipc://` paths below a directory of mode 0700: no other user can open them; or `tcp://` with the run's
+CURVE keys (`yprovd.rendezvous`): what goes over the network is encrypted, and nobody without the keys can connect.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ import os
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import zmq
 
 from yprovd.errors import WireError, YprovError
+from yprovd.rendezvous import Keys
 from yprovd.wire import from_json, to_json
 
 DATA, ACK, STOP, GOODBYE, QUESTION, REPLY = b"D", b"A", b"S", b"B", b"Q", b"R"
@@ -60,6 +62,15 @@ def ipc(path: str) -> str:
     return "ipc://" + path
 
 
+def new_keys() -> Keys:
+    """Raises YprovError where ZeroMQ was built without encryption."""
+    try:
+        return Keys(*zmq.curve_keypair())
+    except zmq.ZMQError:
+        raise YprovError("this ZeroMQ cannot encrypt: it was built without CURVE",
+                         hint="pip install --force-reinstall pyzmq   the wheel can") from None
+
+
 def _parse(peer: bytes, parts: Sequence[bytes]) -> Message:
     kind = parts[0][:1]
     if kind == DATA:
@@ -78,13 +89,16 @@ def _pending(socket: zmq.Socket[Any]) -> bool:
 class Sender:
     """One connection to a receiver. For one thread; `socket` may be polled by its owner.
 
-    `limit` bounds the bytes kept until they are acknowledged. `pushed_out` counts the frames that it cost.
+    `endpoint`: also a function, asked at each connection, which gives "" while there is none. `keys`: the receiver's,
+    for TCP. `limit` bounds the bytes kept until they are acknowledged. `pushed_out` counts the frames that it cost.
     """
 
     def __init__(
-        self, endpoint: str, *, limit: int, identity: bytes, context: zmq.Context[Any] | None = None
+        self, endpoint: str | Callable[[], str], *, limit: int, identity: bytes,
+        context: zmq.Context[Any] | None = None, keys: Keys | None = None,
     ) -> None:
         self.endpoint = endpoint
+        self.keys = keys
         self.identity = identity  # stays the same when it connects anew, so that the receiver knows it again
         self.limit = limit
         self.pushed_out = 0
@@ -107,8 +121,23 @@ class Sender:
         socket.setsockopt(zmq.SNDHWM, 100_000)
         socket.setsockopt(zmq.RECONNECT_IVL, 10)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-        socket.connect(self.endpoint)
+        if self.keys is not None:
+            socket.setsockopt(zmq.IPV6, 1)
+            socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
+            socket.curve_serverkey = self.keys.public
+        endpoint = self.endpoint if isinstance(self.endpoint, str) else self.endpoint()
+        self.connected = bool(endpoint)
+        if endpoint:
+            socket.connect(endpoint)
         return socket
+
+    def reconnect(self) -> None:
+        """A new connection, and all that is kept is sent again: the receiver may be elsewhere now. A new one, so that
+        the old one's queue does not pile up copies."""
+        self.socket.close(0)
+        self.socket = self._connect()
+        for number, (sync, frames, _size, _since) in self._kept.items():
+            self._put([_DATA.pack(DATA, number, sync), *frames])
 
     @property
     def waiting(self) -> int:
@@ -179,16 +208,13 @@ class Sender:
 
     def resend_if_due(self) -> bool:
         """When nothing was heard for a while though something is waiting: connect anew, send all again, wait longer
-        the next time. A new connection, so that the old one's queue does not pile up copies."""
+        the next time."""
         now = time.monotonic()
         if not self._kept or now < self._resend_at:
             return False
         self._wait_s = min(self._wait_s * 2, 8.0)
         self._resend_at = now + self._wait_s
-        self.socket.close(0)
-        self.socket = self._connect()
-        for number, (sync, frames, _size, _since) in self._kept.items():
-            self._put([_DATA.pack(DATA, number, sync), *frames])
+        self.reconnect()
         return True
 
     def kept(self) -> list[bytes]:
@@ -209,9 +235,12 @@ class Sender:
 
 
 class Receiver:
-    """The bound end. For one thread; `socket` may be polled by its owner."""
+    """The bound end. For one thread; `socket` may be polled by its owner. `keys`: for TCP; `port` is then where it
+    listens, on every interface or on the one of `endpoint`."""
 
-    def __init__(self, endpoint: str, *, context: zmq.Context[Any] | None = None) -> None:
+    def __init__(
+        self, endpoint: str, *, context: zmq.Context[Any] | None = None, keys: Keys | None = None
+    ) -> None:
         self.endpoint = endpoint
         self.malformed = 0
         self._context = context or zmq.Context(io_threads=1)
@@ -221,7 +250,17 @@ class Receiver:
         self.socket.setsockopt(zmq.LINGER, 200)
         self.socket.setsockopt(zmq.RCVHWM, 100_000)
         self.socket.setsockopt(zmq.SNDHWM, 100_000)
+        if keys is not None:
+            self.socket.setsockopt(zmq.IPV6, 1)
+            self.socket.curve_publickey, self.socket.curve_secretkey = keys
+            self.socket.curve_server = True
         self.socket.bind(endpoint)
+
+    @property
+    def port(self) -> int:
+        """Of a TCP endpoint."""
+        bound = self.socket.getsockopt(zmq.LAST_ENDPOINT)
+        return int(bytes(bound).rstrip(b"\0").rpartition(b":")[2])
 
     def receive(self, limit: int = 1000) -> list[Message]:
         """What has arrived, at most `limit` messages; never waits. What is not ours is counted and passed over."""

@@ -72,6 +72,7 @@ class Kind:
     FILE = 9
     NOTE = 10
     FACTS = 11
+    TASK = 12
 
 
 class Frame(NamedTuple):

@@ -60,6 +60,9 @@ def run(
     tags: Annotated[list[str] | None, typer.Option("--tag", metavar="K=V", help="A tag (repeatable).")] = None,
     disable: Annotated[list[str] | None, typer.Option(help="A sensor to leave out (repeatable).")] = None,
     keep_spool: Annotated[bool | None, typer.Option("--keep-spool", help="Keep the raw frames.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Where daemons go: auto, none (this machine), slurm...")] = None,
+    launch_with: Annotated[str | None, typer.Option(help="What starts one process per node: 'mpirun -N 1'.")] = None,
+    interface: Annotated[str | None, typer.Option(help="Network interface of the collector (hsn0).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No summary at the end.")] = False,
     root: Annotated[str, typer.Option(hidden=True, help="Directory that holds `proc` and `sys`.")] = "/",
 ) -> None:
@@ -74,6 +77,7 @@ def run(
     settings = resolve(config, {
         "name": name, "experiment": experiment, "dir": directory, "interval": interval, "inputs": inputs,
         "outputs": outputs, "tags": tags, "disable": disable, "keep_spool": keep_spool,
+        "scheduler": scheduler, "launch_with": launch_with, "interface": interface,
     })
     from yprov.wrapper import Wrapper, find_program
 
@@ -118,11 +122,13 @@ def stitch(
     run: RunArg, directory: Dir = "yprov-runs",
     keep_spool: Annotated[bool | None, typer.Option("--keep-spool", help="Keep the raw frames.")] = None,
     force: Annotated[bool, typer.Option(help="Also while the run seems to be going on.")] = False,
+    refresh_slurm: Annotated[bool, typer.Option(
+        "--refresh-slurm", help="Ask Slurm how the job ended, and put that into the archive.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make the archive of a run from whatever spool there is: how a killed run is recovered. Can be repeated.
 
-    Example:  yprov stitch last
+    Examples:  yprov stitch last  |  yprov stitch --refresh-slurm last
     """
     from yprov.runs import clear_runtime, find, still_going, view
     from yprovd.config import RUN_FILE, RunConfig
@@ -130,11 +136,26 @@ def stitch(
 
     run_dir = find(run, directory)
     going = (run_dir / RUN_FILE).exists() and still_going(run_dir, RunConfig.read(run_dir))
+    if going and refresh_slurm:
+        raise YprovError(f"`{run_dir}` is still going", hint="Slurm knows the end of a job when it has ended")
     if going and not force:
         raise YprovError(f"`{run_dir}` is still going", hint=f"yprov stitch --force {run_dir}   makes an archive of it "
                                                              "as it is now; the run goes on")
     if not going:
         clear_runtime(run_dir)
+    if refresh_slurm:
+        from yprov.refreshing import refresh
+        from yprovd import slurm
+
+        with _Progress("asking Slurm") as progress:
+            fresh = refresh(run_dir, slurm, keep_spool=keep_spool, progress=progress)
+        if as_json:
+            _print_json({"directory": str(run_dir), "state": fresh.state, "reason": fresh.reason,
+                         "job_id": fresh.job_id, "job_state": fresh.job_state})
+        else:
+            print(f"{run_dir}: {fresh.state}" + (f" ({fresh.reason})" if fresh.reason else "")
+                  + f"; Slurm's job {fresh.job_id}: {fresh.job_state}")
+        return
     with _Progress("looking at the run") as progress:
         done = make(run_dir, keep_spool=True if going else keep_spool, progress=progress)
     state = done.state or str(view(run_dir).state)
@@ -251,6 +272,107 @@ def doctor(
     else:
         print("\n".join(lines(doc)))
     raise typer.Exit(0 if all(c["ok"] for c in doc["checks"]) else 1)
+
+
+template_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None,
+    help="Batch scripts for Slurm that record their job, and run by hand too. `--json` for programs.\n\n"
+         "Example:  yprov template list",
+)
+app.add_typer(template_app, name="template")
+
+TemplateArg = Annotated[str, typer.Argument(metavar="TEMPLATE", help="A name of `yprov template list`, or a file.")]
+Set = Annotated[list[str] | None, typer.Option(
+    "--set", metavar="K=V", help="An option of sbatch, or a variable of the template (repeatable); `K=` removes it.")]
+
+
+@template_app.command("list")
+def list_templates(as_json: Json = False) -> None:
+    """The templates, one line each.
+
+    Example:  yprov template list
+    """
+    from yprov.templating import load, names
+
+    templates = [load(name) for name in names()]
+    if as_json:
+        _print_json([{"name": t.name, "description": t.description} for t in templates])
+    else:
+        width = max(len(t.name) for t in templates)
+        print("\n".join(f"{t.name:{width}}  {t.description}" for t in templates))
+
+
+@template_app.command("show")
+def show_template(template: TemplateArg, as_json: Json = False) -> None:
+    """One template: the script itself; with --json also what can be set in it.
+
+    Example:  yprov template show multi_node_ddp
+    """
+    from yprov.templating import load
+
+    found = load(template)
+    if as_json:
+        _print_json({"name": found.name, "description": found.description, "text": found.text,
+                     "settings": [vars(s) for s in found.settings]})
+    else:
+        print(found.text, end="")
+
+
+@template_app.command("write")
+def write_template(
+    template: TemplateArg,
+    to: Annotated[Path | None, typer.Option("--to", help="File or directory (default: ./TEMPLATE.sbatch).")] = None,
+    settings: Set = None,
+    force: Annotated[bool, typer.Option("--force", help="Also over a file that exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """A copy of a template, to change and to submit by `sbatch`.
+
+    Example:  yprov template write single_node --set time=04:00:00 --to job.sbatch
+    """
+    from yprov.templating import fill, load, parse, write
+
+    path = write(fill(load(template), parse(settings or []))[0], to, force=force)
+    if as_json:
+        _print_json({"path": str(path)})
+    else:
+        print(path)
+
+
+@app.command()
+def submit(
+    template: TemplateArg,
+    command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND...", help="What the job runs.")] = None,
+    settings: Set = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script, submit nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fill in a template, say what that changed, and give it to sbatch. Prints the job's id.
+
+    Example:  yprov submit multi_node_ddp --set nodes=4 --set time=02:00:00 -- python train.py --lr 0.1
+    """
+    import shlex
+
+    from yprov import templating
+
+    if not command:
+        raise YprovError("no command was given", hint=f"yprov submit {template} -- python train.py")
+    plain = templating.load(template)
+    filled, words = templating.fill(plain, templating.parse(settings or []))
+    line = templating.sbatch_line(filled, words, command)
+    for text in [*templating.changes(plain, filled), shlex.join(line)]:
+        print(text, file=sys.stderr, flush=True)
+    if shutil.which("yprov") is None:
+        print("warning: `yprov` is not in PATH here; where the job does not find it either, it fails", file=sys.stderr)
+    job = None
+    if not dry_run:
+        job, said = templating.submit(filled, words, command)
+        if said:
+            print(said, file=sys.stderr)
+    if as_json:
+        _print_json({"job_id": job, "template": filled.name, "command": command, "sbatch": line, "script": filled.text})
+    else:
+        print(filled.text if job is None else job, end="" if job is None else "\n")
 
 
 def _print_json(value: Any) -> None:

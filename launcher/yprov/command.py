@@ -184,6 +184,8 @@ class Signals:
         self.forwarded: list[int] = []
         self.on_child = on_child
         self.on_second: Callable[[], None] = lambda: None
+        # Given the command's process group: those of it that get a signal which asks to end, None for all.
+        self.choose: Callable[[int], list[int] | None] = lambda group: None
         self.on_resize: Callable[[], None] = lambda: None
         self._pid = 0
         self._own_group = False
@@ -207,6 +209,12 @@ class Signals:
         if not pid:
             return
         self.forwarded.append(signum)
+        chosen = self.choose(pid) if signum in TO_END else None
+        for one in chosen or []:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(one, signum)
+        if chosen is not None:
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self._own_group and signum in TO_END:
                 os.killpg(pid, signum)

@@ -54,8 +54,12 @@ class Daemons:
                 [sys.executable, "-P", "-m", "yprovd", role, str(self.run_dir)],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, env=clean_environment(), cwd="/", start_new_session=True)
 
-    def roll_call(self, timeout_s: float, interrupted: Callable[[], bool]) -> bool:
-        """Wait until the collector has heard this node. False when it has not in time."""
+    def about(self) -> dict[str, Any]:
+        """For the run's record."""
+        return {"placed_by": "this node"}
+
+    def roll_call(self, timeout_s: float, interrupted: Callable[[], bool], say: Callable[[str], None]) -> bool:
+        """Wait until the collector has heard this node. False when it has not in time. `say`: for what takes long."""
         try:
             from yprovd.transport import QUESTION, Sender, ipc
         except ImportError:
@@ -155,6 +159,9 @@ class Daemons:
             return collector.wait(wait_s)
         except subprocess.TimeoutExpired:
             return None
+
+    def job_ends(self) -> None:
+        """A scheduler ends the job: it ends us, too."""
 
     def close(self) -> None:
         """End what is left and take the runtime directory away. After `finish` nothing is left but a daemon that did

@@ -1,38 +1,23 @@
-"""Where a process stands in its job: rank, world size, local rank. One table, one line per launcher.
-
-Sources: torchrun's documented variables; Open MPI (`OMPI_COMM_WORLD_*`); PMI and PMIx as set by MPICH, Cray PALS and
-others; Slurm's srun(1), OUTPUT ENVIRONMENT VARIABLES. The first line whose rank is set counts: a training that
-torchrun started inside an srun step has the rank that torchrun gave it.
-"""
+"""What a process of the job announces of its place in it: rank, step, CPUs and devices."""
 
 from __future__ import annotations
 
-from collections import namedtuple
+import os
+
+from yprovd.ranks import JobEnvironment, devices_of, job_environment, ranges, step_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
-#: launcher: (rank, world size, local rank)
-LAUNCHERS = {
-    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
-    "openmpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
-    "pmi": ("PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK"),
-    "pmix": ("PMIX_RANK", "PMIX_SIZE", "PMIX_LOCAL_RANK"),
-    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
-}
-
-JobEnvironment = namedtuple("JobEnvironment", "launcher rank world_size local_rank")
+__all__ = ["JobEnvironment", "job_environment", "place_of"]
 
 
-def job_environment(environ: Mapping[str, str]) -> JobEnvironment:
-    """Read the table. Without any of the launchers: ("local", None, None, None)."""
-    for launcher, names in LAUNCHERS.items():
-        rank, world_size, local_rank = (_number(environ.get(name)) for name in names)
-        if rank is not None:
-            return JobEnvironment(launcher, rank, world_size, local_rank)
-    return JobEnvironment("local", None, None, None)
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None
+def place_of(environ: Mapping[str, str]) -> dict[str, Any]:
+    """This process's place, for its SOURCE frame. `cpus`: those that it may run on, as `0-3,8`."""
+    job = job_environment(environ)
+    return {
+        "rank": job.rank, "world_size": job.world_size, "local_rank": job.local_rank, "launcher": job.launcher,
+        "step": step_of(environ), "cpus": ranges(os.sched_getaffinity(0)), "devices": devices_of(environ),
+    }

@@ -10,7 +10,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from yprov.capture import masked, name_of
+from yprov.placement import Placement
 from yprovd import __version__
 from yprovd.config import PROV_FILE, RUN_FILE, SPOOL_DIR, RunConfig, Settings
 from yprovd.errors import YprovError
@@ -25,8 +26,11 @@ from yprovd.processes import boot_id, process_id
 from yprovd.spool import is_being_written, spool_files
 
 
-def create(settings: Settings, command: Sequence[str], *, root: str = "/") -> tuple[Path, RunConfig]:
-    """Make the run's directory, its `run.json` and the directory of its sockets. Raises YprovError."""
+def create(
+    settings: Settings, command: Sequence[str], *, root: str = "/", placement: Placement | None = None
+) -> tuple[Path, RunConfig]:
+    """Make the run's directory, its `run.json` and, without a placement, the directory of its sockets. Raises
+    YprovError."""
     run_id = str(uuid.uuid4())
     name = settings.name or name_of(command)
     now = time.time_ns()
@@ -39,30 +43,53 @@ def create(settings: Settings, command: Sequence[str], *, root: str = "/") -> tu
         run_dir.mkdir(mode=0o700)
         (run_dir / SPOOL_DIR).mkdir()
         (run_dir / "logs").mkdir()
-        return run_dir, _describe(run_dir, run_id, name, now, settings, command, root)
+        return run_dir, _describe(run_dir, run_id, name, now, settings, command, root, placement)
     except OSError as e:
         raise YprovError(f"cannot make a run in `{parent}`: {e.strerror}",
                          hint="yprov run --dir DIRECTORY -- COMMAND   with a directory that you may write to") from None
 
 
 def _describe(
-    run_dir: Path, run_id: str, name: str, now: int, settings: Settings, command: Sequence[str], root: str
+    run_dir: Path, run_id: str, name: str, now: int, settings: Settings, command: Sequence[str], root: str,
+    placement: Placement | None,
 ) -> RunConfig:
     """The run's configuration, also as `run.json`. The sockets' directory is made last, so that nothing is left."""
     me = process_id(os.getpid())
+    placed: dict[str, Any] = {}
+    if placement is not None:
+        placed = {"nodes": placement.nodes, "job": placement.job, "grace_s": placement.grace_s}
     config = RunConfig(
         run_id=run_id, name=name, created_ns=now, command=tuple(masked(command)), cwd=os.getcwd(),
-        runtime_dir=_runtime_dir(run_id), settings=settings, root=root, software=__version__,
+        runtime_dir=_node_local(run_id) if placement else _runtime_dir(run_id), settings=settings, root=root,
+        software=__version__, **placed,
         launcher={"host": os.uname().nodename, "boot_id": boot_id(), "pid": os.getpid(),
                   "start": me.start if me else 0},
     )
-    text = json.dumps(config.to_json(), indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
     try:
-        write_whole(run_dir / RUN_FILE, text)
+        _write_config(run_dir, config)
     except OSError:
-        os.rmdir(config.runtime_dir)
+        shutil.rmtree(config.runtime_dir, ignore_errors=True)
         raise
     return config
+
+
+def _write_config(run_dir: Path, config: RunConfig) -> None:
+    text = json.dumps(config.to_json(), indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    write_whole(run_dir / RUN_FILE, text)
+
+
+def on_this_machine(run_dir: Path, config: RunConfig) -> RunConfig:
+    """The same run with its daemons on this machine only: no daemon could be placed by the scheduler."""
+    config = replace(config, nodes=(), runtime_dir=_runtime_dir(config.run_id))
+    _write_config(run_dir, config)
+    return config
+
+
+def _node_local(run_id: str) -> str:
+    """The path of the sockets' directory on every node, made there: where no two nodes share a file system. A container
+    sees its host's /dev/shm by default."""
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else "/tmp"
+    return f"{base}/yprov-{run_id[:8]}-{os.getuid()}"
 
 
 def _runtime_dir(run_id: str) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from yprov.environment import job_environment
+from yprov.environment import place_of
 from yprovd.clock import SystemClock
 from yprovd.processes import about_source
 from yprovd.transport import Sender, ipc
@@ -101,9 +101,8 @@ class Shipper:
 
 def _about() -> dict[str, Any]:
     """This process, announced once: where it is, which rank, which interpreter."""
-    job = job_environment(os.environ)
     return {
         **about_source("process"),
-        "rank": job.rank, "world_size": job.world_size, "local_rank": job.local_rank, "launcher": job.launcher,
+        **place_of(os.environ),
         "argv": sys.argv[:1], "python": sys.version.split()[0], "executable": sys.executable,
     }

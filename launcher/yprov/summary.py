@@ -9,15 +9,17 @@ from typing import Any
 from yprov.runs import RunView, plain
 
 _MOST_METRICS = 8
+_MOST_REASONS = 3
 
 
 def facts(view: RunView) -> dict[str, Any]:
     """What `yprov show --json` prints: state, duration, energy and why it is absent, peak memory, contexts with their
-    epochs' number, last value of each metric, parameters, nodes, losses. Figures in s, J, bytes; None: absent."""
+    epochs' number, last value of each metric, parameters, the scheduler's job, nodes, those of them that were dark (at
+    some time, or always) and why, losses. Figures in s, J, bytes; None: absent."""
     run = view.run
     entities = {k: plain(v) for k, v in view.records["entity"].items() if isinstance(v, dict)}
     activities = {k: plain(v) for k, v in view.records["activity"].items() if isinstance(v, dict)}
-    energy, nodes = entities.get("energy", {}), entities.get("nodes", {})
+    energy, nodes, job = (entities.get(name, {}) for name in ("energy", "nodes", "job"))
     contexts = {}
     for name, a in activities.items():
         if (a.get("type") is not None and str(a["type"]).endswith("Context")) or (name.startswith("ctx/") and not (
@@ -45,6 +47,13 @@ def facts(view: RunView) -> dict[str, Any]:
         "cpu_s": run.get("cpuSeconds"), "peak_memory_bytes": run.get("peakMemoryBytes"),
         "nodes": run.get("nodeCount"), "hosts": nodes.get("nodeList"),
         "devices": nodes.get("devices"),
+        "expected_nodes": nodes.get("expectedCount"),
+        "dark": {"nodes": nodes.get("darkCount") or 0, "hosts": nodes.get("dark"),
+                 "reasons": str(nodes.get("darkReasons") or "").splitlines()},
+        "job": {"scheduler": job.get("scheduler"), "id": job.get("jobId"), "name": job.get("jobName"),
+                "array_job_id": job.get("arrayJobId"), "array_task_id": job.get("arrayTaskId"),
+                "attempt": run.get("attempt", job.get("attempt")), "state": job.get("jobState"),
+                "nodes": job.get("nodeCount")} if job else None,
         "contexts": contexts, "metrics": metrics, "non_finite": non_finite,
         "params": {str(e.get("label")): e.get("value") for k, e in entities.items() if k.startswith("param/")},
         "files": {role: sorted(k.partition("/")[2] for k in entities if k.startswith(f"{role}/"))
@@ -67,7 +76,11 @@ def lines(view: RunView) -> list[str]:
             out.append(f"  {name:<8} {text}")
 
     devices = str(f["devices"] or "").replace("\n", ", ")
+    row("job", _job(f))
     row("node", ", ".join(filter(None, [_count(f["nodes"], "node"), str(f["hosts"] or ""), devices])))
+    reasons = f["dark"]["reasons"]
+    row("dark", "; ".join(reasons[:_MOST_REASONS]
+                          + ([f"and {len(reasons) - _MOST_REASONS} more"] if len(reasons) > _MOST_REASONS else [])))
     if f["energy_j"] is not None:
         row("energy", f"{energy(f['energy_j'])} ({f['energy_method']})")
     else:
@@ -97,7 +110,8 @@ def table(views: Sequence[RunView]) -> list[str]:
     for view in views:
         f = facts(view)
         metrics = [f"{m} {v:.4g}" for ms in f["metrics"].values() for m, v in ms.items() if isinstance(v, (int, float))]
-        rows.append((view.directory.name, view.state, duration(f["duration_s"]), str(f["nodes"] or "-"),
+        nodes = str(f["nodes"] or "-") + (f" ({f['dark']['nodes']} dark)" if f["dark"]["nodes"] else "")
+        rows.append((view.directory.name, view.state, duration(f["duration_s"]), nodes,
                      energy(f["energy_j"]) if f["energy_j"] is not None else "-", ", ".join(metrics[:3])))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     return ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[5]]).rstrip()
@@ -112,6 +126,20 @@ def _metrics(f: dict[str, Any], context: str) -> list[str]:
         value = f"{name} {last:.4g}" if isinstance(last, (int, float)) else name
         out.append(value + (f" ({bad} times NaN or infinite)" if bad else ""))
     return out[:_MOST_METRICS]
+
+
+def _job(f: dict[str, Any]) -> str:
+    """slurm 4242 (train), task 7 of array 4200, attempt 1, 4 nodes, 1 dark."""
+    job = f["job"]
+    if not job:
+        return ""
+    name = f" ({job['name']})" if job["name"] else ""
+    task = f"task {job['array_task_id']} of array {job['array_job_id']}" if job["array_task_id"] is not None else ""
+    attempt = f"attempt {job['attempt']}" if job["attempt"] else ""
+    nodes = job["nodes"] if isinstance(job["nodes"], int) else f["expected_nodes"]
+    dark = f"{f['dark']['nodes']} dark" if f["dark"]["nodes"] else ""
+    return ", ".join(filter(None, [f"{job['scheduler']} {job['id'] or '?'}{name}", task, attempt,
+                                   _count(nodes, "node"), dark, str(job["state"] or "").lower()]))
 
 
 def _count(n: Any, what: str) -> str:

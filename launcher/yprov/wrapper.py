@@ -20,10 +20,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from yprov import allocation
 from yprov import command as commands
 from yprov.capture import about_run, code_of
 from yprov.daemons import Daemons, clean_environment
-from yprov.runs import create
+from yprov.placed import PlacedDaemons
+from yprov.placement import Placement
+from yprov.placement import find as find_placement
+from yprov.runs import create, on_this_machine
 from yprovd.clock import SystemClock
 from yprovd.config import SPOOL_DIR, RunConfig, Settings
 from yprovd.errors import SpoolFull, YprovError
@@ -37,6 +41,8 @@ READY_S = 10.0
 #: How long the end may take: the nodes' last samples and files; and then the archive, after which it is left to the
 #: collector, which goes on by itself.
 FINISH_S = 40.0
+#: How long the end waits for the scheduler's answer about the job; it was asked at the start.
+ASK_S = 5.0
 #: Open files that the launcher and the daemons may need.
 FILES_NEEDED = 64
 #: Room kept on the disk for the run's last words.
@@ -95,6 +101,8 @@ class Wrapper:
         self.argv = list(argv)
         self.root = root
         self.killed = False      # by a second Ctrl-C
+        self.own_protocol = False
+        self.asking: threading.Thread | None = None
         self.status = 0
         self.ended_ns = 0
         # `wake` rouses the loop: a child ended, or the user wants out.
@@ -108,6 +116,12 @@ class Wrapper:
             os.write(self._wake_in, b".")
 
     def _second(self) -> None:
+        if self.own_protocol:
+            self.own_protocol = False  # the third one is ours
+            if self.child is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.child.pid, signal.SIGINT)
+            return
         self.killed = True
         if self.child is not None:
             self._kill_job()
@@ -125,10 +139,10 @@ class Wrapper:
         if 0 <= allowed < FILES_NEEDED:  # ZeroMQ aborts where it cannot open one, and the command would never run
             raise YprovError(f"only {allowed} open files are allowed here, and a run needs {FILES_NEEDED}",
                              hint=f"ulimit -n {4 * FILES_NEEDED}")
-        self.run_dir, self.config = create(self.settings, self.argv, root=self.root)
-        self.daemons = Daemons(self.run_dir, Path(self.config.runtime_dir))
+        placement = find_placement(self.settings, os.environ, self.argv)
+        self.run_dir, self.config = create(self.settings, self.argv, root=self.root, placement=placement)
+        refused = self._start_daemons(placement)
         try:
-            self.daemons.start()  # first of all: they take the longest
             self.spool = LauncherSpool(self.run_dir)
         except OSError as e:
             self.daemons.close()
@@ -141,10 +155,9 @@ class Wrapper:
         capture.start()
         files = FileWorker(self.run_dir / "artifacts", self._on_facts)
         self._declare(files, "input", self.settings.inputs)
-        ready = self.daemons.roll_call(READY_S, lambda: bool(self.signals.interrupted))
-        if not ready and not self.signals.interrupted:
-            self._trouble("the node daemon is not ready: the command runs, and may not be measured",
-                          hint=f"see {self.run_dir / 'logs' / 'node.log'}")
+        if placement is not None:
+            self._in_allocation()
+        self._call_the_roll(refused)
         self._run_command()
         self._end()
         self._declare(files, "output", self.settings.outputs)
@@ -156,8 +169,91 @@ class Wrapper:
                 f"next: yprov stitch {show_path(self.run_dir)}")
             return self.status
         capture.join(10.0)
+        if self.asking is not None:
+            self.asking.join(ASK_S)
         files.close(FINISH_S)
         return self._finish()
+
+    def _start_daemons(self, placement: Placement | None) -> str:
+        """First of all: they take the longest. Returns why the scheduler could not be used, where it could not."""
+        refused = ""
+        if placement is not None:
+            try:
+                self.daemons: Daemons | PlacedDaemons = PlacedDaemons(self.run_dir, placement)
+                self.daemons.start()
+                return ""
+            except (YprovError, OSError) as e:
+                refused = str(e)
+                self.config = on_this_machine(self.run_dir, self.config)
+        self.daemons = Daemons(self.run_dir, Path(self.config.runtime_dir))
+        try:
+            self.daemons.start()
+        except OSError as e:
+            self.daemons.close()
+            raise YprovError(f"cannot set up a run in `{self.run_dir}`: {e.strerror}",
+                             hint="are more processes allowed (ulimit -a)?") from None
+        return refused
+
+    def _call_the_roll(self, refused: str) -> None:
+        """Until the daemons are ready, under a deadline; what is not there is said, and the command starts anyway."""
+        nodes = len(self.config.nodes)
+        here = self.daemons
+        try:
+            ready = here.roll_call(READY_S + 0.01 * nodes, lambda: bool(self.signals.interrupted), say)
+        except YprovError as e:  # no way of the scheduler's was left
+            refused, ready = str(e), False
+            fallbacks = here.fallbacks if isinstance(here, PlacedDaemons) else []
+            refused = "; ".join([*fallbacks, refused])
+        if refused:
+            here = self._on_this_machine()
+            ready = here.roll_call(READY_S, lambda: bool(self.signals.interrupted), say)
+            self._trouble(f"only this node is recorded: the daemons could not be placed ({refused})",
+                          hint=f"see {self.run_dir / 'logs'}")
+        about = here.about()
+        self.spool.write(Kind.RUN, {"config": self.config.to_json(), "daemons": {**about, "refused": refused}})
+        if isinstance(here, PlacedDaemons):
+            for sentence in here.fallbacks:
+                self._trouble(f"the daemons were placed in another way: {sentence}")
+        if ready or self.signals.interrupted:
+            return
+        if isinstance(here, PlacedDaemons):
+            dark = here.dark
+            self._trouble(f"{len(dark)} of {nodes} nodes are not ready ({', '.join(dark[:8])}"
+                          f"{'...' if len(dark) > 8 else ''}): the command runs, and may not be measured there",
+                          hint=f"see {self.run_dir / 'logs' / 'daemons.log'}")
+        else:
+            self._trouble("the node daemon is not ready: the command runs, and may not be measured",
+                          hint=f"see {self.run_dir / 'logs' / 'node.log'}")
+
+    def _on_this_machine(self) -> Daemons:
+        if isinstance(self.daemons, Daemons):
+            return self.daemons
+        self.daemons.close()
+        self.config = on_this_machine(self.run_dir, self.config)
+        self.daemons = Daemons(self.run_dir, Path(self.config.runtime_dir))
+        self.daemons.start()
+        return self.daemons
+
+    def _in_allocation(self) -> None:
+        job = self.config.job
+        # To `srun` a second Ctrl-C within a second means that its tasks are to end: its own affair.
+        self.own_protocol = os.path.basename(self.argv[0]) == "srun"
+        self.signals.choose = lambda group: allocation.receivers(job, group, self.daemons.job_ends)
+        if previous := allocation.previous_attempt(self.run_dir, job):
+            self.spool.write(Kind.RUN, {"previous": previous})
+        if allocation.is_plain_child(os.environ):
+            self._note("a plain child of the batch shell is killed at once when the job is cancelled or out of time",
+                       hint="exec yprov run ...   keeps its last lines (so does a trap for TERM in the script)")
+
+        def ask() -> None:
+            facts = allocation.facts_of(job, self.run_dir / "source")
+            self.spool.write(Kind.RUN, {"scheduler": facts})
+
+        self.asking = threading.Thread(target=ask, name="yprov-job", daemon=True)
+        self.asking.start()
+
+    def _note(self, text: str, *, hint: str) -> None:
+        say(f"note: {text}\nhint: {hint}")
 
     def _record(self, kind: int, value: Mapping[str, Any]) -> None:
         if not self.spool.write(kind, value):

@@ -203,6 +203,22 @@ class RunSpool:
     def finish(self, at: float, *, state: str = "completed", **more: Any) -> None:
         self.launcher.json(at, Kind.END, {"state": state, "reason": "", "ended_ns": ns(at), **more})
 
+    def killed(self, at: float) -> None:
+        """The collector's word about a launcher that is gone."""
+        collector = self._add(_Source(self.folder, self._number(), "n1", {"role": "collector", "pid": 2}, at))
+        collector.json(at, Kind.END, {"state": "killed", "reason": "yprov run was killed", "ended_ns": ns(at)})
+
+    def scheduler_said(
+        self, at: float, state: str, reason: str = "", *, role: str = "node", facts: Mapping[str, Any] | None = None,
+        asked: float | None = None,
+    ) -> None:
+        """The scheduler began to end the job at `at`. `role`: who asked; "scheduler": somebody who asked later."""
+        asked = at if asked is None else asked
+        source = self._add(_Source(self.folder, self._number(), "n1", {"role": role, "pid": 3}, asked))
+        if facts is not None:
+            source.json(asked, Kind.RUN, {"scheduler": dict(facts)})
+        source.json(asked, Kind.END, {"by_scheduler": True, "state": state, "reason": reason, "ended_ns": ns(at)})
+
     def node(self, host: str, metrics: Sequence[Metric], **more: Any) -> NodeSpool:
         """A daemon; called again for a host, it was started again. Keywords as for `NodeSpool`."""
         node: NodeSpool = self._add(NodeSpool(self.folder, self._number(), host, metrics, **more))

@@ -62,7 +62,8 @@ def test_every_group_opens_with_xarray(run: RunSpool) -> None:
         rank.event(1.5, "checkpoint", path="a.pt")
     run.finish(3.0)
     path, _infos = write(run)
-    groups = {"host", "rapl", "sensor", "clock", "metrics/training", "spans", "events", "nodes", "processes"}
+    groups = {"host", "rapl", "sensor", "clock", "metrics/training", "spans", "events", "nodes", "processes",
+              "tasks"}
     tree = xr.open_datatree(path, engine="zarr")
     assert {g.strip("/") for g in tree.groups} == groups | {"", "metrics"}
     for group in groups:

@@ -48,7 +48,7 @@ def stitch(
     """
     if keep_spool is None:
         keep_spool = _keeps_spool(run_dir)
-    with _alone(run_dir, progress):
+    with alone(run_dir, progress):
         files = spool_files(run_dir / SPOOL_DIR)
         if not files and (run_dir / PROV_FILE).is_file():
             return Stitched(run_dir, False, "", "", 0, 0)
@@ -127,9 +127,9 @@ def _make(run_dir: Path, files: list[Path], progress: Callable[[str], None]) -> 
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     progress("writing prov.json")
-    _write(run_dir / PROV_FILE, build_document(record, attribution, series))
+    write_whole(run_dir / PROV_FILE, build_document(record, attribution, series))
     progress("writing the crate")
-    _write(run_dir / CRATE_FILE, build_crate(run_dir, record, attribution))
+    write_whole(run_dir / CRATE_FILE, build_crate(run_dir, record, attribution))
     state, reason = final_state(record)
     return Stitched(run_dir, True, state, reason, record.damaged_bytes - record.torn_bytes, record.lost_frames)
 
@@ -143,7 +143,7 @@ def _replace_folder(new: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(partial, "wb") as f:
@@ -156,7 +156,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _alone(run_dir: Path, progress: Callable[[str], None]) -> Iterator[None]:
+def alone(run_dir: Path, progress: Callable[[str], None] = lambda stage: None) -> Iterator[None]:
     """One stitch of a run at a time, also from several hosts where the file system can lock."""
     fd = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,7 +1,7 @@
 """`python -m yprovd.stitch [--when-told] RUN_DIR`: how the collector and the launcher start a stitch.
 
-With `--when-told` everything heavy is loaded first, and the work begins with a line on standard input; without one
-(who started us was killed) it ends.
+With `--when-told` everything heavy is loaded first, and the work begins with a line on standard input (`keep`: the
+spool stays in any case); without one (who started us was killed) it ends.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from yprovd.stitch import stitch
 
 def main(argv: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, set())  # the launcher blocks its signals, and we inherit that
+    keep = None
     if argv and argv[0] == "--when-told":
         from yprovd.stitch import attribution, crate, provenance, series, validate  # noqa: F401
 
-        if not sys.stdin.buffer.readline():
+        word = sys.stdin.buffer.readline()
+        if not word:
             return 1
+        keep = True if word == b"keep\n" else None
         argv = argv[1:]
     try:
-        stitch(Path(argv[0]))
+        stitch(Path(argv[0]), keep_spool=keep)
     except YprovError as e:
         print(f"error: {e}" + (f"\nhint: {e.hint}" if e.hint else ""), file=sys.stderr)
         return 1

@@ -32,6 +32,7 @@ from yprovd.stitch.meters import (
     window_of,
 )
 from yprovd.stitch.record import F64, I64, MetricTable, Node, Record
+from yprovd.stitch.steps import Step, steps_of
 from yprovd.wire import NO_STEP
 
 #: Spans within spans beyond this depth count for the one above: a recursive function is no tree of accounts.
@@ -85,7 +86,7 @@ class EnergyReport:
 @dataclass(frozen=True)
 class Attribution:
     """`accounts[0]` is the run; parents come before children. `span_energy_j`, `span_cpu_s`, `span_peak_bytes` and
-    `span_duration_s` align with `Record.spans`, NaN where there is no figure."""
+    `span_duration_s` align with `Record.spans`, NaN where there is no figure. `steps`: the scheduler's, by time."""
 
     accounts: list[Account]
     energy: EnergyReport
@@ -93,6 +94,7 @@ class Attribution:
     span_cpu_s: list[float]
     span_peak_bytes: list[float]
     span_duration_s: list[float]
+    steps: list[Step] = field(default_factory=list)
 
 
 def attribute(record: Record) -> Attribution:
@@ -123,6 +125,7 @@ def attribute(record: Record) -> Attribution:
         _report(record.nodes, meters, energy.total, begin, end),
         energy.inclusive(parents).tolist(), cpu.inclusive(parents).tolist(), peaks.tolist(),
         np.where(ended, (times.end_mono - times.begin_mono) / 1e9, absent).tolist(),
+        steps_of(record, meters, cpu_meters, begin, end),
     )
 
 

@@ -57,6 +57,8 @@ _MEDIA_TYPES = {
 _ABOUT = {
     PROV_FILE: "Provenance of the run: W3C PROV-JSON",
     "run.json": "The resolved configuration and identity of the run",
+    "source/batch-script.sh": "The batch script of the scheduler's job",
+    "source/slurm-job.txt": "What the scheduler said of the job when the run began",
 }
 
 

@@ -134,6 +134,17 @@ class Document:
                            _attributes(attributes))
         return ref
 
+    def foreign_activity(
+        self, prefix: str, run_id: str, local: str, attributes: Mapping[str, Any]
+    ) -> QualifiedName:
+        """An activity of another run's document, by the identifier that it has there. Without times."""
+        space = Namespace(prefix, base_iri(run_id))
+        self._doc.add_namespace(space)
+        ref = space[local]
+        self._times[ref] = (0, 0)
+        self._doc.activity(ref, None, None, _attributes(attributes))
+        return ref
+
     def times(self, activity: QualifiedName) -> tuple[int, int]:
         return self._times[activity]
 

@@ -18,12 +18,6 @@ from yprovd.stitch.record import DeclaredFile, Node, Record, Samples
 #: Lines of a text that lists something; the rest is counted in its last line.
 MOST_LINES = 30
 MOST_FILES = 300
-#: Names under which a batch job finds itself in Slurm: sbatch(1), OUTPUT ENVIRONMENT VARIABLES.
-_SLURM = {
-    "job_id": "SLURM_JOB_ID", "job_name": "SLURM_JOB_NAME", "account": "SLURM_JOB_ACCOUNT",
-    "partition": "SLURM_JOB_PARTITION", "qos": "SLURM_JOB_QOS", "cluster": "SLURM_CLUSTER_NAME",
-    "node_list": "SLURM_JOB_NODELIST", "node_count": "SLURM_JOB_NUM_NODES", "restarts": "SLURM_RESTART_COUNT",
-}
 _NUMBERED = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
 
 
@@ -56,15 +50,6 @@ def parameters_of(record: Record) -> dict[str, list[Any]]:
         values.pop(key, None)  # logged again: it is the last one now
         values[key] = p.value
     return {name: list(values.values()) for name, values in sorted(out.items())}
-
-
-def job_of(record: Record) -> dict[str, Any]:
-    """What the scheduler's allocation is: as the launcher described it, or as Slurm's variables do. Empty without."""
-    facts = dict(part(record.run, "scheduler"))
-    environment = part(record.run, "environment")
-    if not facts and environment.get("SLURM_JOB_ID"):
-        facts = {"name": "slurm", **{k: environment[v] for k, v in _SLURM.items() if environment.get(v)}}
-    return facts
 
 
 def whole(value: float | None) -> int | None:

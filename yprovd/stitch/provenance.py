@@ -6,9 +6,10 @@ is a pure function of the record (see `yprovd.stitch.document` for what holds fo
     id (each with the prefix `run:`)    kind      is
     run                                 activity  the wrapped command, from begin to end
     ctx/<context>[/epoch/<k>][/span/<name>]       a context, an epoch, all spans of one name
+    step/<job>.<step>                   activity  an srun of the command, with its ranks and what it cost
     monitoring                          activity  the daemons at work
     command                             entity    what was executed: the run brings it about, it starts the contexts
-    job experiment environment nodes energy code code.diff script telemetry
+    job job/script experiment environment nodes energy code code.diff script telemetry
     param/<name>  series/<path>  input/<name>  output/<name>  model/<name>  source/<name>
     user/<name>  org/<name>  software/<name>      agents
 
@@ -18,8 +19,9 @@ attribute changes its meaning; the golden file is tests/stitch/golden/prov.json.
 
 `record.run` as the launcher writes it, all of it optional: config (`RunConfig.to_json`), user, uid, host, python,
 environment {name: value}, code {remote, commit, branch, dirty, diff {path, sha256, bytes},
-script {path, stored, sha256}}, scheduler {name, version, job_id, job_name, account, partition, qos, cluster,
-node_list, node_count, submit_time, time_limit, anything more}.
+script {path, stored, sha256}}, scheduler (the facts of `yprovd.slurm`, see `yprovd.stitch.scheduling`), daemons
+{placed_by, fallbacks [..], expected [hosts], ready, dark}, previous {run_id, directory}: the run of the attempt before,
+which is the activity `previous:run`, the very `run:run` of that run's own document.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from yprovd.stitch.document import Document, json_text, qname, slug, time_of
 from yprovd.stitch.facts import (
     Version,
     command_of,
-    job_of,
+    host_list,
     lines_of,
     node_attributes,
     parameters_of,
@@ -46,8 +48,10 @@ from yprovd.stitch.facts import (
     watch_of,
     whole,
 )
+from yprovd.stitch.presence import presence_of
 from yprovd.stitch.record import DeclaredFile, Record
-from yprovd.stitch.states import final_state
+from yprovd.stitch.scheduling import attempt_of, job_attributes, job_of
+from yprovd.stitch.states import state_attributes
 
 if TYPE_CHECKING:
     from yprovd.stitch.series import SeriesInfo
@@ -55,13 +59,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 STORE = "series.zarr"
 #: What is beyond stays in the Zarr store only; the run says how many (`yp:epochsOmitted`...).
-MOST = {"context": 200, "epoch": 500, "span": 100, "param": 1000, "series": 1000}
-
-_JOB = {
-    "job_id": "yp:jobId", "job_name": "yp:jobName", "account": "yp:account", "partition": "yp:partition",
-    "qos": "yp:qos", "cluster": "yp:cluster", "node_list": "yp:nodeList", "node_count": "yp:nodeCount",
-    "submit_time": "yp:submitTime", "time_limit": "yp:timeLimit", "restarts": "yp:restarts",
-}
+MOST = {"context": 200, "epoch": 500, "span": 100, "param": 1000, "series": 1000, "step": 200}
 #: yProv4ML's names for what a context is for.
 _LEARNING = {
     **dict.fromkeys(("train", "training"), "provml:TrainingExecution"),
@@ -89,6 +87,9 @@ class _Build:
         self.settings = part(self.config, "settings")
         self.run_id = run_id_of(record)
         self.watch = watch_of(record)
+        self.job = job_of(record)
+        account = attribution.accounts[0]
+        self.presence = presence_of(record, account.begin_ns, account.end_ns)
         self.doc = Document(self.run_id)
         self.activities: dict[tuple[str, ...], QualifiedName] = {}
         self.omitted: dict[str, int] = {}
@@ -100,12 +101,14 @@ class _Build:
         params = parameters_of(self.record)
         self.omitted["parameters"] = max(0, len(params) - MOST["param"])
         self.omitted["series"] = max(0, len(self.series) - MOST["series"])
+        self.omitted["steps"] = max(0, len(self.attribution.steps) - MOST["step"])
         self._run()
         self._monitoring()
         self._code()
         self._job()
         self._people()
         self._surroundings()
+        self._steps()
         for account in accounts:
             self._part_of_run(account)
         for name, values in list(params.items())[:MOST["param"]]:
@@ -144,7 +147,6 @@ class _Build:
 
     def _run(self) -> None:
         record, account = self.record, self.attribution.accounts[0]
-        state, reason = final_state(record)
         end = record.end or {}
         rusage = part(end, "rusage")
         processes = record.processes
@@ -158,17 +160,18 @@ class _Build:
             "yprov:run_id": self.run_id,
             "yp:type": qname("yp:Run"),
             "yp:format": FORMAT,
-            "yp:state": state,
-            "yp:stateReason": reason,
+            **state_attributes(record),
             "yp:exitCode": end.get("exit_code"),
             "yp:signal": end.get("signal"),
             "yp:command": shlex.join(command_of(record)),
             "yp:cwd": self.config.get("cwd"),
             "yp:python": next((p.attributes["python"] for p in processes if "python" in p.attributes), None),
             "yp:host": self.about.get("host"),
+            "yp:attempt": attempt_of(self.job),
             "yp:tags": json_text(tags) if tags else None,
             "yp:nodeCount": len({n.host for n in record.nodes} or {p.host for p in processes}),
-            "yp:worldSize": max([len(ranks), *(p.world_size for p in processes if p.world_size)]) or None,
+            "yp:worldSize": max([len(ranks), *(p.world_size for p in processes if p.world_size),
+                                  *(t.world_size for t in record.tasks if t.world_size)]) or None,
             "yp:processCount": len(processes),
             "yp:processesWithoutGoodbye": sum(p.logged is None for p in processes),
             "yp:eventsDropped": sum(p.dropped for p in processes),
@@ -201,6 +204,13 @@ class _Build:
         if account.memory_peak_bytes is None and rusage.get("max_rss_bytes") is not None:
             out |= {"yp:peakMemoryBytes": whole(rusage["max_rss_bytes"]), "yp:peakMemoryMethod": "rusage"}
         return out
+
+    def _steps(self) -> None:
+        for step in self.attribution.steps[:MOST["step"]]:
+            activity = self.doc.activity(f"step/{slug(step.id)}", step.begin_ns, step.end_ns, step.attributes(),
+                                         within=self.run)
+            self.doc.informed(activity, self.run)
+            self.doc.started(activity, self.command, self.run)
 
     def _part_of_run(self, account: Account) -> None:
         """A context lies in the context whose name is the front of its own; an epoch and a span in what their path
@@ -235,7 +245,8 @@ class _Build:
             context = (context or "").rpartition("/")[0] or None
 
     def _monitoring(self) -> None:
-        w = self.watch
+        w, daemons = self.watch, part(self.about, "daemons")
+        fallbacks = daemons.get("fallbacks")
         begin, end = (w.begin_ns, w.end_ns) if w.end_ns else (self.begin, self.end)
         self.monitoring = self.doc.activity("monitoring", begin, max(end, self.begin), {
             "prov:label": "monitoring",
@@ -250,6 +261,8 @@ class _Build:
             "yp:sensorReadsLate": w.late,
             "yp:noteCount": len(w.notes),
             "yp:notes": lines_of(w.notes),
+            "yp:placedBy": str(daemons.get("placed_by") or ""),
+            "yp:fallbacks": lines_of(str(f) for f in fallbacks) if isinstance(fallbacks, (list, tuple)) else None,
         })
         self.monitoring_end = self.doc.times(self.monitoring)[1]
         self.doc.informed(self.monitoring, self.run)
@@ -290,20 +303,38 @@ class _Build:
 
     def _job(self) -> None:
         """The scheduler's allocation, as the launcher described it or as Slurm's variables do. It starts the run."""
-        facts = job_of(self.record)
-        if not facts:
+        self._previous_attempt()
+        if not self.job:
             return
-        name, version = str(facts.pop("name", "scheduler")), facts.pop("version", None)
-        known = {_JOB[k]: facts.pop(k) for k in _JOB if k in facts}
-        job = self.doc.entity("job", {
-            "prov:label": f"{name} job {known.get('yp:jobId', '')}".rstrip(), "yp:type": qname("yp:Job"),
-            "yp:scheduler": name, **known, "yp:facts": json_text(facts) if facts else None,
-        })
+        attributes = job_attributes(self.job)
+        record = part(part(self.job, "stored"), "job")
+        job = self.doc.entity("job", {"yp:type": qname("yp:Job"), **attributes, "prov:location": record.get("path"),
+                                      "yp:sha256": record.get("sha256")})
         self.doc.started(self.run, job)
+        name = attributes["yp:scheduler"]
         scheduler = self.doc.agent(f"software/{slug(name)}", {
-            "prov:type": qname("prov:SoftwareAgent"), "prov:label": name, "schema:softwareVersion": version,
+            "prov:type": qname("prov:SoftwareAgent"), "prov:label": name,
+            "schema:softwareVersion": self.job.get("version"),
         })
         self.doc.associated(self.run, scheduler, role="scheduler")
+        if script := part(part(self.job, "stored"), "batch_script"):
+            plan = self.doc.entity("job/script", {
+                "prov:type": qname("prov:Plan"), "yp:type": qname("yp:BatchScript"), "prov:label": "batch script",
+                "prov:location": script.get("path"), "yp:path": self.job.get("command"),
+                "yp:sha256": script.get("sha256"),
+            })
+            self.doc.used(self.run, plan, role="batch script")
+
+    def _previous_attempt(self) -> None:
+        """A requeued job has a run for each attempt."""
+        previous = part(self.about, "previous")
+        run_id = str(previous.get("run_id") or "")
+        if run_id and run_id != self.run_id:
+            before = self.doc.foreign_activity("previous", run_id, "run", {
+                "prov:label": "the attempt before", "yp:type": qname("yp:Run"), "yp:runId": run_id,
+                "prov:location": previous.get("directory"),
+            })
+            self.doc.informed(self.run, before)
 
     def _people(self) -> None:
         person, organisation = part(self.settings, "user"), part(self.settings, "organisation")
@@ -333,10 +364,14 @@ class _Build:
                 "yp:variables": json_text(variables), "yp:python": self.about.get("python"),
             })
             self.doc.used(self.run, environment, role="environment")
-        if self.record.nodes:
+        if self.record.nodes or self.presence.expected:
+            expected, dark = self.presence.expected, self.presence.dark_hosts
             nodes = self.doc.entity("nodes", {
                 "prov:type": qname("prov:Collection"), "prov:label": "nodes", "yp:type": qname("yp:NodeSet"),
-                "prov:location": f"{STORE}/nodes", **node_attributes(self.record.nodes),
+                "prov:location": f"{STORE}/nodes" if self.record.nodes else None, **node_attributes(self.record.nodes),
+                "yp:expectedCount": len(expected) or None, "yp:expected": host_list(expected),
+                "yp:darkCount": len(dark) if dark or expected else None, "yp:dark": host_list(dark),
+                "yp:darkReasons": lines_of(self.presence.lines()),
             })
             self.doc.used(self.run, nodes, role="nodes")
 

@@ -4,12 +4,15 @@ The JSON objects of the frames (`t` is a monotonic time in ns of the frame's sou
 unless it stands without `?`):
 
 SOURCE  role ("node"|"process"|"launcher"|"collector"), host, boot_id, pid, start; a node: facts {...};
-        a process: rank?, world_size?, local_rank?, argv, python, executable
-RUN     config (`RunConfig.to_json`), started_ns, user, uid, environment {...}, code {...}...; several are merged
-END     state, reason, exit_code?, signal?, ended_ns, rusage? {user_s, system_s, max_rss_bytes}
+        a process: rank?, world_size?, local_rank?, launcher, step, cpus, devices {...}, argv, python, executable
+RUN     config (`RunConfig.to_json`), started_ns, user, uid, environment {...}, code {...}, scheduler {...}, daemons
+        {placed_by, fallbacks, expected, ready, dark}, previous {run_id, directory}...; several are merged
+END     state, reason, exit_code?, signal?, ended_ns, rusage? {user_s, system_s, max_rss_bytes}; with by_scheduler:
+        true it is what the scheduler said of the job's end, whoever asked
 FILE    t, role ("input"|"output"|"model"|"code"), path, name, context?, epoch?, copy: a declaration
 FACTS   path, t (of the declaration), source (of the declaration, hex), size?, sha256?, modified_ns?, stored?, reason?
 LOSS    events (calls that the source has left out so far), pushed_out (frames given up; the gap counts them), why
+TASK    tasks [row, ...]: ranks of the job that began and ended on a node (see `yprovd.tasks`)
 NOTE    text, t: something that happened to the run (a daemon started again)
 EVENTS  {"e": "param", t, name, value}; {"e": "begin", t, id, parent, kind ("context"|"epoch"|"span"), name, context,
         epoch}; {"e": "end", t, id}; {"e": "event", t, name, attributes, context, epoch};
@@ -21,7 +24,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,7 @@ import numpy.typing as npt
 from yprovd.errors import WireError
 from yprovd.model import Schema
 from yprovd.spool import SpoolReader
+from yprovd.stitch.tasks import Task, tasks_of
 from yprovd.wire import NO_STEP, Frame, Kind, from_json, to_json
 
 I64 = npt.NDArray[np.int64]
@@ -149,7 +153,8 @@ class MetricTable:
 @dataclass
 class Record:
     """Everything that a spool says, in a fixed order. `lost_frames`: gaps in the sequence numbers;
-    `damaged_bytes`: passed over in the files, `torn_bytes` of them at a file's end (normal after a kill)."""
+    `damaged_bytes`: passed over in the files, `torn_bytes` of them at a file's end (normal after a kill). `end`: our
+    own word about how the command ended; `scheduler_end`: the scheduler's about its job (see `_scheduler_end`)."""
 
     run: dict[str, Any]
     end: dict[str, Any] | None
@@ -166,9 +171,17 @@ class Record:
     lost_frames: int = 0
     damaged_bytes: int = 0
     torn_bytes: int = 0
+    scheduler_end: dict[str, Any] | None = None
+    tasks: list[Task] = field(default_factory=list)
 
 
 _SAMPLES_HEAD = struct.Struct("<IH")
+
+#: The role of a source that speaks after the run, of what the scheduler said later: its frames are none of the run's
+#: time.
+LATER = "scheduler"
+#: What a scheduler does to a job that has not ended by itself.
+ENDED_EARLY = ("timeout", "node_fail", "cancelled")
 
 #: Whose word counts most about how the run ended.
 _END_RANK = {"launcher": 0, "collector": 1, "node": 2}
@@ -198,6 +211,7 @@ class _Reading:
         self.json: dict[int, list[tuple[int, int, Frame, dict[str, Any]]]] = {}
         self.first_ns = 0
         self.last_ns = 0
+        self.later: set[int] = set()
         self.damaged = 0
 
     def take(self, frame: Frame) -> None:
@@ -209,10 +223,6 @@ class _Reading:
         seen.add(seq)
         if len(seen) == known:
             return
-        if not self.first_ns or wall_ns < self.first_ns:
-            self.first_ns = wall_ns
-        if wall_ns > self.last_ns:
-            self.last_ns = wall_ns
         if kind == SAMPLES:
             schema_id, ticks = _SAMPLES_HEAD.unpack_from(payload)
             key = (source, schema_id, ticks, len(payload))
@@ -236,7 +246,17 @@ class _Reading:
                 raise WireError(f"not an object of kind {kind}")
             if kind == Kind.SOURCE:
                 self.sources[frame.source] = value
+                if value["role"] == LATER:
+                    self.later.add(source)
             self.json.setdefault(kind, []).append((frame.source, frame.seq, frame, value))
+        if source not in self.later:
+            if not self.first_ns or wall_ns < self.first_ns:
+                self.first_ns = wall_ns
+            if wall_ns > self.last_ns:
+                self.last_ns = wall_ns
+
+    def count_damage(self, value: Any) -> None:
+        self.damaged += len(to_json(value))
 
     def lost(self) -> int:
         gaps = sum(max(seqs) + 1 - len(seqs) for seqs in self.seen.values())
@@ -273,16 +293,10 @@ def _ordered(reading: _Reading) -> Record:
     index = {p.source: i for i, p in enumerate(processes)}
     metrics = _metrics(reading, processes, index)
     spans, params, events = _events(reading, processes, index)
-    ends = sorted(
-        (_END_RANK.get(reading.sources.get(source, {}).get("role", ""), 3), frame.wall_ns, i, value)
-        for i, (source, frame, value) in enumerate(reading.of_kind(Kind.END))
-    )
-    end: dict[str, Any] = {}
-    for rank, _wall, _i, value in ends:  # the same one's later words complete the earlier
-        if rank == ends[0][0]:
-            end.update(value)
     run: dict[str, Any] = {}
     for _source, _frame, value in reading.of_kind(Kind.RUN):
+        if isinstance(known := run.get("scheduler"), dict) and isinstance(new := value.get("scheduler"), dict):
+            value = {**value, "scheduler": merged_facts(known, new)}
         run.update(value)
     for source, _frame, value in reading.of_kind(Kind.LOSS):
         if source in index:
@@ -290,7 +304,8 @@ def _ordered(reading: _Reading) -> Record:
             process.dropped = max(process.dropped, int(value.get("events", 0)))
     return Record(
         run=run,
-        end=end or None,
+        end=_end(reading),
+        scheduler_end=_scheduler_end(reading),
         nodes=nodes,
         processes=processes,
         spans=spans,
@@ -302,7 +317,49 @@ def _ordered(reading: _Reading) -> Record:
         first_ns=reading.first_ns,
         last_ns=reading.last_ns,
         lost_frames=reading.lost(),
+        tasks=tasks_of(reading.of_kind(Kind.TASK), reading.of_kind(Kind.SOURCE), reading.sources, processes, at,
+                       reading.count_damage),
     )
+
+
+def merged_facts(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """What the scheduler said of its job, and what it said later: an answer that lacks something takes nothing away."""
+    missing = {what: reason for facts in (known, new) if isinstance(facts.get("missing"), dict)
+               for what, reason in facts["missing"].items()}
+    facts = known | {k: v for k, v in new.items() if v is not None and v != "" and v != {} and v != []}
+    if "missing" in facts:
+        facts["missing"] = {what: reason for what, reason in missing.items() if facts.get(what) in (None, "", {}, [])}
+    return facts
+
+
+def _end(reading: _Reading) -> dict[str, Any] | None:
+    """Our own word: the launcher's where there is one. The same one's later words complete the earlier."""
+    said = [(_END_RANK.get(reading.sources.get(source, {}).get("role", ""), 3), value)
+            for source, _frame, value in reading.of_kind(Kind.END) if not value.get("by_scheduler")]
+    end: dict[str, Any] = {}
+    for rank, value in said:
+        if rank == min(r for r, _value in said):
+            end.update(value)
+    return end or None
+
+
+def _scheduler_end(reading: _Reading) -> dict[str, Any] | None:
+    """What the scheduler said: the first word, of those heard while the run went on, that ends the job early (what
+    comes behind it, a daemon's scancel of a job whose node is dead, is a consequence); else the last word of all.
+    `asked_later`: nobody asked while the run went on. While a job is being ended, Slurm's text calls it the same
+    whether it was cancelled or its script had ended: accounting knows, and is believed."""
+    said = [{**value, "asked_later": source in reading.later}
+            for source, _frame, value in reading.of_kind(Kind.END) if value.get("by_scheduler")]
+    during = [v for v in said if v.get("state") in ENDED_EARLY and not v["asked_later"]]
+    if during and not takes_back(during[0], said[-1]):
+        return during[0]
+    return said[-1] if said else None
+
+
+def takes_back(word: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
+    """Whether what is told after the job's end shows that it was not cancelled."""
+    return word.get("state") == "cancelled" and bool(later.get("asked_later")) and later.get("state") in (
+        "completed", "failed")
 
 
 def _nodes(reading: _Reading) -> list[Node]:

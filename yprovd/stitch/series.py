@@ -6,6 +6,7 @@
     metrics/<context>/     (row)           what the script logged: step, epoch, rank, time, a column per metric
     spans/ events/         (row)           every begin and end, every event, of every process
     nodes/ processes/      (node) (process)
+    tasks/ steps/          (row)           the ranks where they ran, and the scheduler's steps with what they cost
 
 One array per metric whatever the number of nodes and devices. `time` is the nominal grid, the same for all groups of
 one rate; a second rate has groups of its own (`gpu_0.1s`). Units: `yprovd.stitch.align.STORAGE`. A counter is stored
@@ -45,7 +46,7 @@ from yprovd.wire import NO_STEP
 
 __all__ = ["STORAGE", "SeriesInfo", "encoded", "write_series"]
 
-GROUPS = frozenset({"host", "clock", "metrics", "spans", "events", "nodes", "processes"})
+GROUPS = frozenset({"host", "clock", "metrics", "spans", "events", "nodes", "processes", "tasks", "steps"})
 _COORDINATES = frozenset({"time", "node", "hostname", "device", "device_name", "device_attributes"})
 _COLUMNS = frozenset({"step", "epoch", "rank", "time", "row"})
 
@@ -89,6 +90,7 @@ def write_series(record: Record, attribution: Attribution, path: Path) -> list[S
     _write_events(store, record)
     _write_declared(store, record)
     _write_nodes(store, record)
+    _write_tasks(store, record, attribution)
     store.close()
     return infos
 
@@ -383,3 +385,42 @@ def _write_nodes(store: Store, record: Record) -> None:
         for name in ("pid", "rank", "node", "logged", "received", "dropped"):
             store.optional(f"processes/{name}", [getattr(p, name) for p in record.processes], "process")
 
+
+def _write_tasks(store: Store, record: Record, attribution: Attribution) -> None:
+    row = ("row",)
+    if tasks := record.tasks:
+        store.group("tasks")
+        for name in ("host", "step", "launcher", "cpus", "program"):
+            store.array(f"tasks/{name}", [getattr(t, name) for t in tasks], row, long_name=name)
+        store.array("tasks/devices", [json_text(t.devices) if t.devices else "" for t in tasks], row,
+                    long_name="what the environment says of accelerators, as JSON")
+        for name in ("rank", "local_rank", "world_size", "pid"):
+            store.optional(f"tasks/{name}", [getattr(t, name) for t in tasks])
+        for name in ("node", "process"):
+            store.array(f"tasks/{name}", np.array([getattr(t, name) for t in tasks], dtype=np.int32), row,
+                        long_name=f"index in the group `{name}{'es' if name == 'process' else 's'}`, or -1")
+        _write_times(store, "tasks", [(t.begin_wall_ns, t.end_wall_ns) for t in tasks])
+    if steps := attribution.steps:
+        store.group("steps")
+        for name, values in (
+            ("step", [s.id for s in steps]), ("nodes", [",".join(s.nodes) for s in steps]),
+            ("programs", ["\n".join(s.programs) for s in steps]), ("layout", ["\n".join(s.layout) for s in steps]),
+        ):
+            store.array(f"steps/{name}", values, row, long_name=name)
+        for name in ("rank_count", "world_size"):
+            store.optional(f"steps/{name}", [getattr(s, name) for s in steps])
+        store.array("steps/shared", np.array([s.shared for s in steps], dtype=np.int8), row,
+                    long_name="1: another step was on one of its nodes, and the figures are those of both")
+        _write_times(store, "steps", [(s.begin_ns, s.end_ns) for s in steps])
+        for name, units, figures in (
+            ("energy", "J", [s.energy_j for s in steps]), ("coverage", "1", [s.coverage for s in steps]),
+            ("cpu_time", "s", [s.cpu_s for s in steps]), ("memory_peak", "byte", [s.memory_peak_bytes for s in steps]),
+        ):
+            store.array(f"steps/{name}", np.array([np.nan if f is None else f for f in figures]), row, units=units,
+                        long_name=name)
+
+
+def _write_times(store: Store, group: str, times: list[tuple[int, int | None]]) -> None:
+    store.times(f"{group}/begin", np.array([begin for begin, _end in times]), "row", "begin")
+    ends = np.array([NO_STEP if end is None else end for _begin, end in times])
+    store.times(f"{group}/end", ends, "row", "end, missing when nobody saw it", missing=True)

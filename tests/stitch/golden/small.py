@@ -22,6 +22,7 @@ from yprovd.stitch.record import (
     Samples,
     Span,
 )
+from yprovd.stitch.steps import Step
 
 RUN_ID = "0b7c1a52-3f6e-4d1c-9a43-6d2f8e1b7c55"
 T0 = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
@@ -123,7 +124,9 @@ def small_attribution() -> Attribution:
         account(("ctx/validation",), 8, 9, energy_j=None, energy_outside_j=None, memory_peak_bytes=None),
     ]
     meters = ("gpu001: rapl/package-0", "gpu002: rapl/package-0")
-    return Attribution(accounts, EnergyReport(100.0, "measured", meters, 0.99), [0.0], [0.0], [0.0], [7.0])
+    step = Step("4242.0", "train.py", T0 + S, T0 + 9 * S, 2, 2, "slurm", ("gpu001", "gpu002"), ("python train.py",),
+                ("gpu[001-002]: 1 rank each, 8 CPUs and 1 device",), 0, False, 80.0, 1.0, 3.0, 5e9)
+    return Attribution(accounts, EnergyReport(100.0, "measured", meters, 0.99), [0.0], [0.0], [0.0], [7.0], [step])
 
 
 def series_info(name: str, **more: Any) -> Any:

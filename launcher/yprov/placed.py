@@ -1,0 +1,251 @@
+"""The daemons of a run on the nodes of an allocation: started by the scheduler, met over the network.
+
+One task of the daemon step runs on each node and holds that node's daemon, the first also the collector. We never
+signal the scheduler's command: to `srun`, SIGTERM means SIGKILL for its tasks. The daemons end by message, and see for
+themselves when we are gone.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from yprov.daemons import clean_environment
+from yprov.placement import Placement, Way, environment
+from yprovd.errors import YprovError
+from yprovd.rendezvous import COLLECTOR_FILE, KEY_FILE, endpoint, write_keys
+from yprovd.transport import GOODBYE, QUESTION, STOP, Sender, new_keys
+
+LOG = "daemons.log"
+#: The collector hears from us this often.
+HELLO_S = 1.0
+#: A step that ends this often is not unlucky.
+RESTARTS = 3
+#: How long a step may take to end once the archive is there.
+LEAVE_S = 10.0
+
+
+class PlacedDaemons:
+    """The collector and one daemon for each node of the placement. For one thread. Raises YprovError when there is no
+    way at all to start them."""
+
+    def __init__(self, run_dir: Path, placement: Placement) -> None:
+        self.run_dir = run_dir
+        self.placement = placement
+        self.fallbacks: list[str] = []      # a sentence for each way that was refused
+        self.ready: list[str] = []          # hosts that have answered
+        self._ways = list(placement.ways)
+        self._way: Way | None = None
+        self._steps: list[subprocess.Popen[bytes]] = []
+        self._restarts = 0
+        self._said = 0.0
+        self._ending = False
+        self._log_from = 0
+        keys = new_keys()
+        write_keys(run_dir, keys)
+        (run_dir / COLLECTOR_FILE).touch(0o600)  # a file that is there is looked at again, also over NFS
+        self._sender = Sender(functools.partial(endpoint, run_dir), limit=1 << 20, keys=keys,
+                              identity=b"launcher-%d" % os.getpid())
+
+    @property
+    def placed_by(self) -> str:
+        return self._way.name if self._way else ""
+
+    @property
+    def dark(self) -> list[str]:
+        """Nodes that have not answered."""
+        heard = {_short(host) for host in self.ready}
+        return [node for node in self.placement.nodes if node != "*" and _short(node) not in heard]
+
+    def about(self) -> dict[str, Any]:
+        """For the run's record."""
+        return {"placed_by": self.placed_by, "fallbacks": self.fallbacks, "expected": list(self.placement.nodes),
+                "ready": sorted(self.ready), "dark": self.dark}
+
+    # -- the start -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the daemons by the first way that is left. Raises YprovError when none is."""
+        while self._ways:
+            way = self._ways.pop(0)
+            try:
+                self._start(way)
+                return
+            except OSError as e:
+                self.fallbacks.append(f"{way.name}: {e.strerror}")
+        raise YprovError("no way is left to start the daemons on the nodes")
+
+    def _start(self, way: Way) -> None:
+        self._way, self._steps = way, []
+        environ = environment(clean_environment(), self.placement.scheduler)
+        log_path = self.run_dir / "logs" / LOG
+        with open(log_path, "ab") as log:
+            self._log_from = log.tell()
+            for command in way.commands:
+                self._steps.append(subprocess.Popen(
+                    [*command, sys.executable, "-P", "-m", "yprovd", "step", str(self.run_dir)],
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ, cwd="/", start_new_session=True))
+
+    def roll_call(self, timeout_s: float, interrupted: Callable[[], bool], say: Callable[[str], None]) -> bool:
+        """Wait until every node has answered. False when one has not in time. Raises YprovError when no node can have a
+        daemon by any way."""
+        began = time.monotonic()
+        expected = len(self.placement.nodes)
+        asked = told = 0.0
+        told = began + 2.0
+        while not interrupted():
+            now = time.monotonic()
+            if now > began + timeout_s:
+                break
+            if not self._sender.connected:
+                self._sender.reconnect()
+            if self._sender.connected and now > asked + 0.01:
+                # The list of hosts is long where there are many: only when all are there.
+                self._sender.control(QUESTION, {"hosts": len(self.ready) >= expected})
+                asked = now
+            _, answers = self._sender.receive(5) if self._sender.connected else (None, [])
+            if self._take(answers, expected):
+                return True
+            if all(step.poll() is not None for step in self._steps):
+                self._fall_back()
+            if not self._sender.connected:
+                time.sleep(0.005)
+            if now > told:
+                say(f"waiting for the daemons: {len(self.ready)} of {expected} nodes")
+                told = now + 5.0
+        if not self.ready:
+            self._give_up()
+        self._ask_who_is_there()
+        return False
+
+    def _take(self, answers: list[Any], expected: int) -> bool:
+        """Whether all nodes are there, by name."""
+        for answer in answers:
+            body = answer.body or {}
+            if "hosts" in body:
+                self.ready = list(body["hosts"])
+                if self.placement.nodes == ("*",) or not self.dark:
+                    return True
+            elif "nodes" in body and len(self.ready) < expected:
+                self.ready = ["?"] * int(body["nodes"])  # a number so far
+        return False
+
+    def _ask_who_is_there(self) -> None:
+        deadline = time.monotonic() + 1.0
+        self.ready = []
+        while self._sender.connected and time.monotonic() < deadline:
+            self._sender.control(QUESTION, {"hosts": True})
+            _, answers = self._sender.receive(100)
+            for answer in answers:
+                if answer.body and "hosts" in answer.body:
+                    self.ready = list(answer.body["hosts"])
+                    return
+
+    def _fall_back(self) -> None:
+        """The scheduler has refused this way: the next one."""
+        assert self._way is not None
+        self.fallbacks.append(f"{self._way.name}: {self._last_words()}")
+        self.start()
+
+    def _last_words(self) -> str:
+        """Why a step was refused: what the scheduler's command said last."""
+        text = (self.run_dir / "logs" / LOG).read_bytes()[self._log_from:].decode("utf-8", "replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        told = [line for line in lines if "error" in line.lower()]
+        return (told or lines or [f"it ended with status {self._steps[0].returncode}"])[0][:300]
+
+    def _give_up(self) -> None:
+        for step in self._steps:
+            if step.poll() is None:
+                step.kill()  # it has no tasks: it still waits for the scheduler
+                step.wait()
+        raise YprovError(f"{self.placed_by}: no node answered")
+
+    # -- while the command runs ------------------------------------------------------------------------------------
+
+    def look_after(self) -> list[str]:
+        """Tell the collector that we are here, and start the step again when it has ended. About every second."""
+        now = time.monotonic()
+        self._sender.receive(0)
+        if now > self._said + HELLO_S:
+            self._said = now
+            if not self._sender.connected or now - self._sender.heard > 5.0:
+                self._sender.reconnect()  # it was started again, and listens elsewhere
+            self._sender.control(QUESTION, {})
+        if self._ending or not self._steps or any(step.poll() is None for step in self._steps):
+            return []
+        if self._restarts >= RESTARTS or self._way is None:
+            self._steps = []
+            return ["the daemon step ended again and again, and is left alone"]
+        self._restarts += 1
+        try:
+            self._start(self._way)
+        except OSError as e:
+            self._steps = []
+            return [f"the daemon step ended and cannot be started again: {e.strerror}"]
+        return ["the daemon step ended and was started again"]
+
+    def job_ends(self) -> None:
+        """The scheduler ends the job: what ends now has ended for good."""
+        self._ending = True
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def finish(self, timeout_s: float) -> bool:
+        """Ask the collector to stop the nodes; wait until they have taken their last samples. Returns whether all ended
+        in order."""
+        self._ending = True
+        deadline = time.monotonic() + timeout_s
+        asked = 0.0
+        while time.monotonic() < deadline:
+            if time.monotonic() > asked + 1.0:
+                if not self._sender.connected or time.monotonic() - max(self._sender.heard, asked) > 2.0:
+                    self._sender.reconnect()
+                self._sender.control(STOP)
+                asked = time.monotonic()
+            _, answers = self._sender.receive(50)
+            if any(a.body and "stopped" in a.body for a in answers):
+                return True
+            if all(step.poll() is not None for step in self._steps):
+                return False
+        return False
+
+    def goodbye(self) -> None:
+        self._sender.control(GOODBYE)
+
+    def archive_made(self, wait_s: float) -> int | None:
+        """0 once the step has ended and left an archive, 1 when it has ended without; None while it is at work."""
+        deadline = time.monotonic() + wait_s
+        for step in self._steps:
+            try:
+                step.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                return None
+        return 0 if (self.run_dir / "prov.json").is_file() else 1
+
+    def close(self) -> None:
+        """Leave. A step that is still there ends by itself; nothing here may hold up the job."""
+        deadline = time.monotonic() + LEAVE_S
+        for step in self._steps:
+            try:
+                step.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                continue
+        self._sender.close()
+        if all(step.poll() is not None for step in self._steps):
+            for name in (KEY_FILE, COLLECTOR_FILE):
+                (self.run_dir / name).unlink(missing_ok=True)
+
+    def let_go(self) -> None:
+        """Leave at once: the collector sees that we are gone and finishes."""
+        self._sender.close()
+
+
+def _short(host: str) -> str:
+    return host if host.replace(".", "").isdigit() else host.partition(".")[0]

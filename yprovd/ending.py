@@ -1,0 +1,241 @@
+"""How a run that a scheduler's step records comes to its end: what the daemons decide when nobody tells them to.
+
+The scheduler is asked in a thread, under a deadline, so that neither sampling nor acknowledging waits for a controller
+that does not answer. The two vigils only decide; the daemons act.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from yprovd import slurm
+from yprovd.config import RunConfig
+from yprovd.errors import YprovError
+from yprovd.processes import ProcessId, boot_id, is_alive
+
+#: Between two questions, and how long an answer may take.
+PAUSE_S, ANSWER_S = 2.0, 5.0
+
+
+class Inquiry:
+    """Questions about one job. `job`: `RunConfig.job`. What is known stands in the attributes; `ask()` never waits."""
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        self.job = job
+        self.verdict: tuple[str, str] | None = None  # (state, reason) once the scheduler ends the job
+        self.facts: dict[str, Any] = {}
+        self.failed = ""     # why the last question had no answer
+        self.answers = 0
+        self._asked = 0.0
+        self._thread: threading.Thread | None = None
+
+    @property
+    def possible(self) -> bool:
+        return self.job.get("scheduler") == "slurm"
+
+    @property
+    def silent(self) -> bool:
+        """There was nobody to ask, or no answer."""
+        return not self.possible or bool(self.failed)
+
+    def ask(self) -> None:
+        """Ask again, unless a question is under way or was answered just now, or all is known."""
+        if self.verdict or not self.possible or (self._thread is not None and self._thread.is_alive()):
+            return
+        if self._asked and time.monotonic() < self._asked + PAUSE_S:
+            return
+        self._asked = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="yprov-inquiry", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            facts = slurm.show_job(str(self.job["job_id"]), timeout_s=ANSWER_S)
+            verdict = slurm.ending(facts, int(self.job.get("attempt", 0)))
+        except (YprovError, KeyError, ValueError) as e:
+            self.failed = str(e)
+            return
+        self.facts, self.failed = facts, ""
+        self.verdict = verdict
+        self.answers += 1
+
+
+class Patience:
+    """Seconds without a sign of life, of those in which we ran ourselves: a job that was suspended wakes up with a
+    clock that has jumped, and nobody was silent meanwhile."""
+
+    def __init__(self) -> None:
+        self.waited_s = 0.0
+        self._last = time.monotonic()
+
+    def passes(self) -> float:
+        """Call it about every second."""
+        now = time.monotonic()
+        self.waited_s += min(now - self._last, 1.5)
+        self._last = now
+        return self.waited_s
+
+    def reset(self) -> None:
+        self.waited_s = 0.0
+        self._last = time.monotonic()
+
+
+#: Of the time between SIGTERM and SIGKILL: what the collector keeps for the archive, the nodes for their last words.
+_COLLECTOR_SHARE, _NODE_SHARE = 0.25, 0.12
+#: A collector that is silent for so long is asked about; without anybody to ask it is given up after the second.
+LOST_S, GIVEN_UP_S = 10.0, 60.0
+#: A launcher on another machine (a login node) that is silent for so long is gone.
+LAUNCHER_SILENT_S = 30.0
+#: How long no process of the job may be seen before it counts as over: between two steps of a script there is none.
+IDLE_S = 3.0
+
+
+def _reserve(grace_s: float, share: float) -> float:
+    return min(max(share * grace_s, 0.5), 8.0)
+
+
+class _Vigil:
+    """What both daemons of a scheduler's step watch: SIGTERM, which may mean that the job ends or only that somebody
+    signalled its steps, and the scheduler, which knows."""
+
+    _share = 0.0
+
+    def __init__(self, config: RunConfig, inquiry: Inquiry | None = None) -> None:
+        self.config = config
+        self.inquiry = inquiry or Inquiry(config.job)
+        self.term_at: float | None = None
+        self.term_wall_ns = 0
+        self._idle = Patience()
+
+    def signalled(self) -> None:
+        """SIGTERM came; it comes twice at a time limit."""
+        if self.term_at is None:
+            self.term_at = time.monotonic()
+            self.term_wall_ns = time.time_ns()
+
+    @property
+    def job_ends(self) -> bool:
+        """SIGTERM came and the scheduler says why, or there is nobody who could say otherwise."""
+        return self.term_at is not None and (self.inquiry.verdict is not None or self.inquiry.silent)
+
+    def left_s(self) -> float:
+        """Seconds until our share of the grace period begins; infinite while the job is not being ended."""
+        if not self.job_ends or self.term_at is None:
+            return float("inf")
+        return self.term_at + self.config.grace_s - _reserve(self.config.grace_s, self._share) - time.monotonic()
+
+    def end(self, lost_node: str = "") -> dict[str, Any] | None:
+        """The END record for what the scheduler said, None while it has said nothing. It is as old as the signal."""
+        if self.inquiry.verdict:
+            state, reason = self.inquiry.verdict
+        elif lost_node:
+            state, reason = "node_fail", f"node {lost_node} was lost"
+        else:
+            return None
+        return {"by_scheduler": True, "state": state, "reason": reason,
+                "ended_ns": self.term_wall_ns or time.time_ns()}
+
+    def _mind_the_signal(self) -> None:
+        if self.term_at is None or self.inquiry.verdict:
+            return
+        if self.inquiry.answers and time.monotonic() > self.term_at + self.config.grace_s + 5.0:
+            self.term_at = None  # the job goes on: somebody signalled its steps, us among them
+            return
+        self.inquiry.ask()
+
+    def _job_is_over(self, busy: int) -> bool:
+        if busy:
+            self._idle.reset()
+            return False
+        return self._idle.passes() >= IDLE_S
+
+
+class CollectorVigil(_Vigil):
+    """Whether the collector has to finish though the launcher has not asked for it."""
+
+    _share = _COLLECTOR_SHARE
+
+    def __init__(self, config: RunConfig, inquiry: Inquiry | None = None) -> None:
+        super().__init__(config, inquiry)
+        self.orphaned = False
+        self._silence = Patience()
+        at = config.launcher
+        self._beside_us = at.get("host") == os.uname().nodename and at.get("boot_id") == boot_id()
+
+    def launcher_heard(self) -> None:
+        self._silence.reset()
+
+    def look(self, busy: int | None) -> bool:
+        """About once a second; `busy`: processes of the job on all nodes, None while it is not known. True: finish."""
+        self._mind_the_signal()
+        if not self.orphaned and self._launcher_gone():
+            self.orphaned = True
+        if self.left_s() <= 0:
+            return True
+        if not self.orphaned:
+            return False
+        self.inquiry.ask()  # the reason, for the record
+        return busy is not None and self._job_is_over(busy)
+
+    def _launcher_gone(self) -> bool:
+        if self._beside_us:
+            pid = int(self.config.launcher.get("pid", 0))
+            return not is_alive(ProcessId(pid, int(self.config.launcher.get("start", 0))))
+        return self._silence.passes() > LAUNCHER_SILENT_S
+
+
+class NodeVigil(_Vigil):
+    """Whether a node daemon has to finish though the collector has not asked for it: because the time is up, or because
+    the collector's node is lost."""
+
+    _share = _NODE_SHARE
+
+    def __init__(self, config: RunConfig, inquiry: Inquiry | None = None) -> None:
+        super().__init__(config, inquiry)
+        self._silence = Patience()
+        self.node_lost = False
+
+    def collector_heard(self) -> None:
+        self._silence.reset()
+
+    def look(self, busy: Callable[[], int]) -> bool:
+        """About once a second; `busy` counts this node's processes of the job. True: finish."""
+        self._mind_the_signal()
+        if self.left_s() <= 0:
+            return True
+        silent_s = self._silence.passes()
+        if silent_s < LOST_S:
+            return False
+        self.inquiry.ask()
+        nodes = self.inquiry.facts.get("nodes")
+        if nodes is not None and self.config.nodes[0] not in nodes:
+            self.node_lost = True
+        given_up = self.inquiry.silent and silent_s > GIVEN_UP_S
+        if self.node_lost or self.inquiry.verdict or given_up:
+            return self._job_is_over(busy())
+        return False
+
+    def last_word(self) -> dict[str, Any] | None:
+        """What there is to record about the end of the job."""
+        return self.end(self.config.nodes[0] if self.node_lost else "")
+
+    def end_idle_job(self, own_step: str, name: str) -> None:
+        """The batch node is lost, and with it the script: the allocation would idle until its time limit. The first
+        node that is left ends it, once no step but ours runs. Blocks until then, or until we are ended with it."""
+        nodes = self.inquiry.facts.get("nodes") or [name]
+        if not self.node_lost or self.inquiry.verdict or nodes[0] != name:
+            return
+        job_id = str(self.config.job["job_id"])
+        failures = 0
+        while failures < 5:
+            try:
+                if set(slurm.active_steps(job_id, timeout_s=ANSWER_S)) <= {own_step}:
+                    slurm.cancel(job_id, timeout_s=ANSWER_S)
+                    return
+            except YprovError:
+                failures += 1
+            time.sleep(1.0)

@@ -1,0 +1,91 @@
+"""`python -m yprovd step RUN_DIR`: one task of the daemon step, one per node, started by the scheduler.
+
+It forks this node's daemon and, on the run's first node, the collector; starts again what dies; and ends, with status
+0 in any case, when they have ended: a task that dies of a signal would spoil the status that the scheduler derives for
+the user's job. It has nothing to say about signals: all processes of the step get them, and each knows what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+from yprovd import collector, node
+from yprovd.config import RunConfig
+from yprovd.errors import YprovError
+
+#: A daemon that dies this often is broken and not unlucky.
+RESTARTS = 5
+#: Variables that say which of the step's tasks we are, where the hosts have no names that we know.
+_RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "PALS_RANKID", "FLUX_TASK_RANK",
+          "PBS_TASKNUM")
+
+
+def is_first(nodes: tuple[str, ...], environ: Mapping[str, str], host: str) -> bool:
+    """Whether the collector belongs on this node: the first of the run's nodes; rank 0 where none of their names is
+    known (`*`)."""
+    if nodes[0] != "*":
+        return _short(environ.get("SLURMD_NODENAME") or host) == _short(nodes[0])
+    return next((environ[name] for name in _RANKS if environ.get(name)), "0") == "0"
+
+
+def _short(host: str) -> str:
+    return host if host.replace(".", "").isdigit() else host.partition(".")[0]
+
+
+def _make_runtime_dir(path: Path) -> None:
+    """The directory of this node's sockets, ours and closed to others; the launcher has made it on its own node."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        about = path.lstat()
+        if about.st_uid != os.getuid() or not path.is_dir() or path.is_symlink() or about.st_mode & 0o077:
+            raise YprovError(f"`{path}` is there and not ours alone") from None
+
+
+def _fork(role: str, run_dir: Path) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP):
+            signal.signal(signum, signal.SIG_DFL)
+        status = (node if role == "node" else collector).main(run_dir)
+    except YprovError as e:
+        print(f"error: {e}" + (f"\nhint: {e.hint}" if e.hint else ""), file=sys.stderr, flush=True)
+    except BaseException:  # noqa: BLE001  the fork must not go on as its parent
+        traceback.print_exc()
+    finally:
+        os._exit(status & 255)
+
+
+def main(run_dir: Path) -> int:
+    """Blocks until the daemons of this node have ended."""
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP,
+                   signal.SIGQUIT):
+        signal.signal(signum, signal.SIG_IGN)
+    config = RunConfig.read(run_dir)
+    _make_runtime_dir(Path(config.runtime_dir))
+    roles = ["node"]
+    if is_first(config.nodes, os.environ, os.uname().nodename):
+        roles.insert(0, "collect")
+    running = {_fork(role, run_dir): role for role in roles}
+    starts = dict.fromkeys(roles, 1)
+    while running:
+        pid, status = os.wait()
+        role = running.pop(pid, "")
+        if role and status != 0 and starts[role] <= RESTARTS:
+            # The collector's status is that of the stitch: when it has said its last word, it is not started again.
+            if role == "collect" and os.WIFEXITED(status):
+                continue
+            print(f"{time.strftime('%H:%M:%S')} step: the {role} daemon ended (wait status {status}) and is started "
+                  "again", file=sys.stderr, flush=True)
+            starts[role] += 1
+            running[_fork(role, run_dir)] = role
+    return 0

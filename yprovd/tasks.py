@@ -1,0 +1,229 @@
+"""The tasks of a run on this node: its processes that have a rank of their own.
+
+A task is the topmost process of the run with a given (step, launcher, rank): what slurmstepd, mpirun, torchrun or
+another of `yprovd.ranks` started. Its children inherit the variables and are no tasks. A launcher started by a launcher
+(torchrun in an srun step) gives two: the agent with Slurm's rank, and its workers with torchrun's.
+
+Rows, as they stand in a TASK frame `{"tasks": [row, ...]}`:
+
+    {"e": "begin", t, id, pid, start, started_ns, step, launcher, rank, local_rank, world_size, cpus, devices, program}
+    {"e": "end", t, id, seen?}
+
+`t` is when it was noticed, `started_ns` when it was started, both CLOCK_MONOTONIC; the latter comes from field 22 of
+/proc/<pid>/stat, which counts ticks of CLOCK_BOOTTIME (10 ms), less what the two clocks differ by now. `step` is
+`<job>.<step>` or "". `cpus` is what the kernel allowed when it was noticed. An end with `seen` was noticed by looking:
+the task was last there at that time; without, the kernel said so when it happened. `id` is `<pid>-<start>`: a daemon
+that was started again names the same task in the same way.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import time
+from typing import Any, NamedTuple
+
+from yprovd.processes import MARKER, stat_fields
+from yprovd.ranks import devices_of, job_environment, step_of
+
+#: Tasks remembered; and those of them of which the kernel tells the end (a file descriptor each).
+MOST, MOST_FDS = 4096, 512
+#: A process that is new is looked at again after this: it may have been between fork and exec.
+AGAIN_NS = 1_000_000_000
+_LONGEST = 200
+_INTERPRETERS = re.compile(r"(python|pypy|(ba|da|z|k|c|tc)?sh|perl|ruby|Rscript|julia|node|java)[\d.]*")
+_WITH_VALUE = ("-X", "-W", "-o", "-cp", "-classpath", "--project")
+
+
+class _Key(NamedTuple):
+    step: str
+    launcher: str
+    rank: int
+
+
+class _Task(NamedTuple):
+    id: str
+    fd: int  # -1: the kernel does not tell
+
+
+class TaskWatch:
+    """Looks for the tasks of one run. Not thread-safe.
+
+    `look()` is to be called about once a second. `fileno()` becomes readable when a task has ended: call `ended()`
+    then, and its end is known to the millisecond. `root` is the directory that holds `proc`.
+    """
+
+    def __init__(self, root: str, run_id: str) -> None:
+        self._root = root
+        self._proc = os.path.join(root, "proc")
+        self._marker = f"\0{MARKER}={run_id}\0".encode()
+        self._seen: set[str] = set()
+        self._again: dict[str, int] = {}
+        self._keys: dict[str, _Key | None] = {}  # processes of the run, with or without a rank
+        self._known: dict[_Key, None] = {}  # announced, in this order
+        self._tasks: dict[str, _Task] = {}
+        self._by_fd: dict[int, str] = {}
+        self._looked_ns = 0
+        self._ends = select.epoll()
+
+    def fileno(self) -> int:
+        return self._ends.fileno()
+
+    def close(self) -> None:
+        for fd in self._by_fd:
+            os.close(fd)
+        self._by_fd.clear()
+        self._ends.close()
+
+    def look(self, now_ns: int) -> list[dict[str, Any]]:
+        """What began and what ended since the last look. `now_ns`: CLOCK_MONOTONIC. Reads of a process only when it is
+        new, and once more a second later. Does not raise; a process that goes meanwhile was none."""
+        rows = self.ended(now_ns)
+        try:
+            names = set(os.listdir(self._proc))
+        except OSError:
+            return rows
+        for name in self._seen - names:
+            self._again.pop(name, None)
+            self._keys.pop(name, None)
+            task = self._tasks.pop(name, None)
+            if task is not None:
+                self._forget_fd(task.fd)
+                rows.append({"e": "end", "t": now_ns, "id": task.id, "seen": self._looked_ns})
+        new = [name for name in names - self._seen if name.isdigit()]
+        due = [name for name, t in self._again.items() if t <= now_ns]
+        for name in due:
+            del self._again[name]
+        self._seen = names
+        self._looked_ns = now_ns
+        if new or due:
+            for name in new:
+                self._again[name] = now_ns + AGAIN_NS
+            rows += self._begun(new + due, now_ns)
+        return rows
+
+    def ended(self, now_ns: int) -> list[dict[str, Any]]:
+        """The tasks that have ended by now, those of which the kernel tells it. Two microseconds when there is none."""
+        rows: list[dict[str, Any]] = []
+        for fd, _event in self._ends.poll(0):
+            name = self._by_fd[fd]
+            self._forget_fd(fd)
+            self._keys.pop(name, None)
+            self._again[name] = now_ns  # the number may be somebody else's by now
+            rows.append({"e": "end", "t": now_ns, "id": self._tasks.pop(name).id})
+        return rows
+
+    def _begun(self, names: list[str], now_ns: int) -> list[dict[str, Any]]:
+        candidates: list[tuple[int, str, int, _Key, dict[str, str]]] = []
+        for name in names:
+            environ = self._place(name)
+            key = self._keys.get(name)
+            if environ is None or key is None or name in self._tasks:
+                continue
+            fields = stat_fields(name, self._root)
+            if fields is not None and fields[0] not in (b"Z", b"X"):
+                candidates.append((int(fields[19]), name, int(fields[1]), key, environ))
+        rows = []
+        for start, name, parent, key, environ in sorted(candidates, key=lambda c: (c[0], int(c[1]))):
+            if len(self._tasks) < MOST and self._is_task(key, str(parent)):
+                self._again.pop(name, None)
+                self._known[key] = None
+                if len(self._known) > MOST:
+                    del self._known[next(iter(self._known))]
+                task = _Task(f"{name}-{start}", self._open_fd(name))
+                self._tasks[name] = task
+                rows.append(self._row(name, task.id, start, key, environ, now_ns))
+        return rows
+
+    def _place(self, name: str) -> dict[str, str] | None:
+        """The environment of a process of the run, and its place noted; None for any other process."""
+        try:
+            with open(f"{self._proc}/{name}/environ", "rb", buffering=0) as f:
+                data = b"\0" + f.read() + b"\0"
+        except OSError:
+            data = b""
+        if self._marker not in data:
+            self._keys.pop(name, None)
+            return None
+        lines = data.decode("utf-8", "surrogateescape").split("\0")
+        environ = dict(line.split("=", 1) for line in lines if "=" in line)
+        job = job_environment(environ)
+        self._keys[name] = None if job.rank is None else _Key(step_of(environ), job.launcher, job.rank)
+        return environ
+
+    def _is_task(self, key: _Key, parent: str) -> bool:
+        """Whether a process with this key is the topmost. One whose parent is gone may be a daemonised child of a task
+        that is known: only a launcher that belongs to the run (mpirun, torchrun) starts a rank a second time."""
+        if parent in self._again and parent in self._keys:
+            self._place(parent)  # it may have been between fork and exec
+        return self._keys.get(parent) != key and (parent in self._keys or key not in self._known)
+
+    def _row(
+        self, name: str, task: str, start: int, key: _Key, environ: dict[str, str], now_ns: int
+    ) -> dict[str, Any]:
+        job = job_environment(environ)
+        asleep_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        started_ns = start * 1_000_000_000 // os.sysconf("SC_CLK_TCK") - asleep_ns
+        return {
+            "e": "begin", "t": now_ns, "id": task, "pid": int(name), "start": start,
+            "started_ns": min(started_ns, now_ns), "step": key.step, "launcher": key.launcher, "rank": key.rank,
+            "local_rank": job.local_rank, "world_size": job.world_size, "cpus": self._cpus(name),
+            "devices": devices_of(environ), "program": program_of(self._read(name, "cmdline").split(b"\0")),
+        }
+
+    def _cpus(self, name: str) -> str:
+        _, _, rest = self._read(name, "status").partition(b"\nCpus_allowed_list:")
+        return rest.partition(b"\n")[0].strip().decode("ascii", "replace")
+
+    def _read(self, name: str, file: str) -> bytes:
+        try:
+            with open(f"{self._proc}/{name}/{file}", "rb", buffering=0) as f:
+                return f.read()
+        except OSError:
+            return b""
+
+    def _open_fd(self, name: str) -> int:
+        """Ask the kernel to tell the end; -1 where it cannot (Linux before 5.3, no descriptor left, a fixture)."""
+        if self._root != "/" or len(self._by_fd) >= MOST_FDS:
+            return -1
+        try:
+            fd = os.pidfd_open(int(name))
+        except (OSError, AttributeError):
+            return -1
+        self._ends.register(fd, select.EPOLLIN)
+        self._by_fd[fd] = name
+        return fd
+
+    def _forget_fd(self, fd: int) -> None:
+        if fd >= 0:
+            self._by_fd.pop(fd, None)
+            self._ends.unregister(fd)
+            os.close(fd)
+
+
+def program_of(argv: list[bytes]) -> str:
+    """What a command line runs, without folders and arguments: `a.out`, `python train.py`, `python -m torchrun`."""
+    words = [a.decode("utf-8", "surrogateescape") for a in argv]
+    while words and not words[-1]:
+        words.pop()
+    if not words:
+        return ""
+    name = os.path.basename(words[0].removeprefix("-"))
+    if _INTERPRETERS.fullmatch(name):
+        name = " ".join([name, *_script(words[1:])])
+    return name[:_LONGEST]
+
+
+def _script(words: list[str]) -> list[str]:
+    rest = iter(words)
+    for word in rest:
+        if word in ("-c", "-e"):
+            break
+        if word == "-m":
+            return [word, *list(rest)[:1]]
+        if word in _WITH_VALUE:
+            next(rest, None)
+        elif not word.startswith("-"):
+            return [os.path.basename(word)]
+    return []
