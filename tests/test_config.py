@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,7 @@ def test_options_win_over_the_file_and_tags_are_merged(file: Path) -> None:
 def test_an_empty_file_is_the_defaults(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     file.write_text("# nothing yet\n")
-    assert resolve(file, {}) == replace(Settings(), experiment=file.parent.name)
+    assert resolve(file, {}) == Settings()._replace(experiment=file.parent.name)
     assert resolve(None, {}) == resolve(file, {})
 
 
@@ -185,7 +184,7 @@ def test_a_configuration_is_read_from_the_runs_directory(tmp_path: Path) -> None
     (tmp_path / RUN_FILE).write_text(json.dumps(CONFIG.to_json()))
     assert RunConfig.read(tmp_path) == CONFIG
     assert CONFIG.interval_ns == 10**9
-    assert replace(CONFIG, settings=Settings(interval=0.1)).interval_ns == 10**8
+    assert CONFIG._replace(settings=Settings(interval=0.1)).interval_ns == 10**8
 
 
 def test_what_a_later_program_adds_to_a_run_is_passed_over(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import math
 import os
 import struct
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,7 @@ def test_a_schema_survives_and_keeps_its_id(metrics: list[Metric], absences: lis
     first: dict[tuple[str, str], Device] = {}  # what a device is stands once: the first one with its class and id
     agreed = tuple(
         m if m.device is None else
-        replace(m, device=first.setdefault((m.device.cls, m.device.id), m.device))
+        m._replace(device=first.setdefault((m.device.cls, m.device.id), m.device))
         for m in metrics
     )
     schema = Schema(interval, agreed, tuple(absences))

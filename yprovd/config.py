@@ -6,12 +6,10 @@ nothing else. There is no secret in it.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from yprovd.errors import YprovError
 
@@ -20,24 +18,25 @@ PROV_FILE = "prov.json"
 SPOOL_DIR = "spool"
 FORMAT = "yprov-run"
 VERSION = 1
+_EMPTY: Mapping[str, Any] = {}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` (did you mean ...?)` for a mistyped name, or nothing."""
+    import difflib
+
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean `{close[0]}`?" if close else ""
 
 
-@dataclass(frozen=True)
-class Person:
+class Person(NamedTuple):
     """Who is responsible for the run. `id` is an ORCID or ROR address where there is one."""
 
     name: str = ""
     id: str = ""
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """What a user may set: the keys of a configuration file, each also an option of `yprov run`.
 
     interval: seconds between samples. disable: sensors that are not opened. tags: any `key: value`.
@@ -52,11 +51,11 @@ class Settings:
     interval: float = 1.0
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = _EMPTY
     keep_spool: bool = False
     disable: tuple[str, ...] = ()
-    user: Person = field(default_factory=Person)
-    organisation: Person = field(default_factory=Person)
+    user: Person = Person()
+    organisation: Person = Person()
     licence: str = ""
     scheduler: str = "auto"
     launch_with: str = ""
@@ -65,7 +64,7 @@ class Settings:
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any], *, where: str, sensors: Iterable[str] = ()) -> Settings:
         """Checks names, types and ranges. Raises YprovError that names the key and the nearest known one."""
-        known = [f.name for f in fields(cls)]
+        known = list(cls._fields)
         out: dict[str, Any] = {}
         for key, value in data.items():
             if key not in known:
@@ -111,8 +110,7 @@ def _checked(where: str, key: str, value: Any) -> Any:
     return str(value)
 
 
-@dataclass(frozen=True)
-class RunConfig:
+class RunConfig(NamedTuple):
     """One run: its identity, what was asked, and where its daemons meet.
 
     `created_ns`: wall clock. `root`: directory that holds `proc` and `sys`. `runtime_dir`: mode 0700, holds the
@@ -132,10 +130,10 @@ class RunConfig:
     runtime_dir: str
     settings: Settings
     root: str = "/"
-    launcher: Mapping[str, Any] = field(default_factory=dict)
+    launcher: Mapping[str, Any] = _EMPTY
     software: str = ""
     nodes: tuple[str, ...] = ()
-    job: Mapping[str, Any] = field(default_factory=dict)
+    job: Mapping[str, Any] = _EMPTY
     grace_s: float = 30.0
 
     @property
@@ -143,7 +141,9 @@ class RunConfig:
         return round(self.settings.interval * 1e9)
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        settings = self.settings._asdict()
+        settings["user"], settings["organisation"] = self.settings.user._asdict(), self.settings.organisation._asdict()
+        return {"format": FORMAT, "version": VERSION, **self._asdict(), "settings": settings}
 
     @classmethod
     def from_json(cls, doc: Mapping[str, Any]) -> RunConfig:
@@ -153,7 +153,7 @@ class RunConfig:
             settings[key] = Person(**settings[key])
         for key in ("inputs", "outputs", "disable"):
             settings[key] = tuple(settings[key])
-        known = {f.name for f in fields(cls)}
+        known = set(cls._fields)
         rest = {k: v for k, v in data.items() if k in known}
         for key in ("command", "nodes"):
             rest[key] = tuple(rest.get(key, ()))

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from yprovd import slurm
 from yprovd.config import RunConfig
 from yprovd.errors import YprovError
 from yprovd.processes import ProcessId, boot_id, is_alive
@@ -54,6 +53,8 @@ class Inquiry:
 
     def _run(self) -> None:
         try:
+            from yprovd import slurm
+
             facts = slurm.show_job(str(self.job["job_id"]), timeout_s=ANSWER_S)
             verdict = slurm.ending(facts, int(self.job.get("attempt", 0)))
         except (YprovError, KeyError, ValueError) as e:
@@ -229,6 +230,8 @@ class NodeVigil(_Vigil):
         nodes = self.inquiry.facts.get("nodes") or [name]
         if not self.node_lost or self.inquiry.verdict or nodes[0] != name:
             return
+        from yprovd import slurm
+
         job_id = str(self.config.job["job_id"])
         failures = 0
         while failures < 5:

@@ -7,7 +7,6 @@ with a reason.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import queue
 import threading
@@ -129,6 +128,8 @@ class FileWorker:
 
     def _read(self, path: str, *, copy: bool) -> tuple[str, int, str]:
         """(SHA-256, bytes, where the copy lies within the run's directory or "")."""
+        import hashlib
+
         digest = hashlib.sha256()
         size = 0
         out = None

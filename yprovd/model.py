@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Kind = Literal["gauge", "counter"]
 Scalar = str | int | float | bool | None
+_NO_ATTRIBUTES: Mapping[str, Scalar] = {}
+# Tuples with names, here and in `config`: `dataclasses` would cost each node's daemon 10 ms at its start.
 
 
-@dataclass(frozen=True)
-class Device:
+class Device(NamedTuple):
     """One thing on a node that has values of its own: a GPU, a disk, a network interface, a RAPL zone.
 
     `cls` names the group of the archive that the device is a row of (`gpu`, `socket`, `disk`, `nic`, `rapl`...);
@@ -28,11 +28,10 @@ class Device:
     cls: str
     id: str
     name: str = ""
-    attributes: Mapping[str, Scalar] = field(default_factory=dict)
+    attributes: Mapping[str, Scalar] = _NO_ATTRIBUTES
 
 
-@dataclass(frozen=True)
-class Metric:
+class Metric(NamedTuple):
     """One number that a sensor delivers at every tick.
 
     `kind` is `counter` for what only grows (energy, bytes, CPU seconds), else `gauge`. `resolution` is the smallest
@@ -48,8 +47,7 @@ class Metric:
     device: Device | None = None
 
 
-@dataclass(frozen=True)
-class Absence:
+class Absence(NamedTuple):
     """A sensor that this node does not have, why, and what would change it."""
 
     sensor: str
@@ -57,8 +55,7 @@ class Absence:
     hint: str = ""
 
 
-@dataclass(frozen=True)
-class Schema:
+class Schema(NamedTuple):
     """The ordered metrics of a node and their rate. Announced once; samples then are bare vectors in this order."""
 
     interval_ns: int

@@ -49,6 +49,8 @@ ANNOUNCE_S = 60.0
 HELLO_S = 1.5
 #: Between two looks for tasks that have begun. That one has ended is known at once.
 TASKS_S = 0.5
+#: How long a collector that starts at the same time is looked for before the first sample.
+MEET_S = 3.0
 #: How long files, the collector and the processes of the job are waited for at the end.
 FILES_S, DRAIN_S = 20.0, 5.0
 
@@ -90,6 +92,7 @@ class NodeDaemon:
         self.riders: dict[int, list[tuple[bytes, int]]] = {}
         self.lost_before = 0
         self.looked_at = self.heard = 0.0
+        self.greeted = 0  # connections on which the collector has been told who we are
         self.name = os.environ.get("SLURMD_NODENAME") or os.uname().nodename  # as the scheduler calls this node
         self.full = False  # our own spool cannot be written, and it has been said
 
@@ -126,11 +129,11 @@ class NodeDaemon:
         for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP):
             signal.signal(signum, signal.SIG_IGN)  # meant for the job
         self.sender.send(self._announcement(), sync=True)
-        self.sampler.start()
-        announced = time.monotonic()
         if self.vigil:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._meet_collector()
+        self.sampler.start()
+        announced = time.monotonic()
         while not self.stopping:
             self._turn(timeout_ms=min(1000, int(self.sampler.watch() * 1000) + 1))
             if self.vigil and time.monotonic() > self.looked_at + 1.0:
@@ -151,17 +154,16 @@ class NodeDaemon:
         os.eventfd_write(self.wake, 1)
 
     def _meet_collector(self) -> None:
-        """It starts when we do, on its own node: look for it, less and less often, and take what comes meanwhile."""
-        pause_ms = 10.0
-        while not self.stopping:
-            if self.sender.connected:
-                self.sender.control(QUESTION, {"host": self.name})
-                return
+        """It starts when we do, on its own node, and the command waits for us: look for it before anything else, less
+        and less often. Later, what is not acknowledged makes the sender look again."""
+        pause_ms, deadline = 10.0, time.monotonic() + MEET_S
+        self.look_for_tasks_at = deadline
+        while not (self.sender.connected or self.stopping) and time.monotonic() < deadline:
             self._turn(timeout_ms=int(pause_ms))
             self.sender.reconnect()
-            pause_ms = min(pause_ms * 1.3, 1000.0)
-            if self.vigil and pause_ms >= 1000.0:
-                self._look(self.vigil)
+            pause_ms = min(pause_ms * 1.3, 500.0)
+        self._turn(timeout_ms=0)
+        self.look_for_tasks_at = time.monotonic() + TASKS_S
 
     def _look(self, vigil: NodeVigil) -> None:
         """In a scheduler's step: whether the end has come without anybody telling us."""
@@ -206,7 +208,8 @@ class NodeDaemon:
                 self.riders[number] = riders
             for pushed_out in [n for n in self.riders if n < self.sender.oldest]:
                 del self.riders[pushed_out]
-        elif time.monotonic() - self.sender.sent > HELLO_S:
+        if self.sender.connections > self.greeted or time.monotonic() - self.sender.sent > HELLO_S:
+            self.greeted = self.sender.connections
             self.sender.control(QUESTION, {"host": self.name})  # so that a collector that was started again knows us
         if not frames:  # what came was damaged, not worth keeping: nor worth sending again
             for peer, theirs in riders:

@@ -10,7 +10,6 @@ is what makes a network file system look again. Both go away with the run.
 from __future__ import annotations
 
 import fcntl
-import ipaddress
 import json
 import os
 import socket
@@ -130,7 +129,7 @@ def _ipv6(root: str) -> list[tuple[str, str]]:
             rows = [line.split() for line in f]
     except OSError:
         return []
-    return [(row[5], str(ipaddress.IPv6Address(bytes.fromhex(row[0])))) for row in rows
+    return [(row[5], socket.inet_ntop(socket.AF_INET6, bytes.fromhex(row[0]))) for row in rows
             if len(row) == 6 and row[3] == "00"]
 
 

@@ -7,15 +7,14 @@ the user's job. It has nothing to say about signals: all processes of the step g
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-from yprovd import collector, node
 from yprovd.config import RunConfig
 from yprovd.errors import YprovError
 
@@ -56,10 +55,13 @@ def _fork(role: str, run_dir: Path) -> int:
     try:
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP):
             signal.signal(signum, signal.SIG_DFL)
-        status = (node if role == "node" else collector).main(run_dir)
+        # Loaded here, so that the task itself stays small, and two daemons load beside each other.
+        status = importlib.import_module("yprovd.node" if role == "node" else "yprovd.collector").main(run_dir)
     except YprovError as e:
         print(f"error: {e}" + (f"\nhint: {e.hint}" if e.hint else ""), file=sys.stderr, flush=True)
     except BaseException:  # noqa: BLE001  the fork must not go on as its parent
+        import traceback
+
         traceback.print_exc()
     finally:
         os._exit(status & 255)

@@ -105,6 +105,7 @@ class Sender:
         self.malformed = 0
         self.bytes_kept = 0
         self.heard = 0.0  # when the receiver last gave a sign of life (monotonic), 0 before the first
+        self.connections = 0  # made so far
         self.sent = 0.0   # when something was last sent to it
         self._context = context or zmq.Context(io_threads=1)
         self._own_context = context is None
@@ -129,6 +130,7 @@ class Sender:
         self.connected = bool(endpoint)
         if endpoint:
             socket.connect(endpoint)
+            self.connections += 1
         return socket
 
     def reconnect(self) -> None:

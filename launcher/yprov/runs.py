@@ -10,7 +10,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def _write_config(run_dir: Path, config: RunConfig) -> None:
 
 def on_this_machine(run_dir: Path, config: RunConfig) -> RunConfig:
     """The same run with its daemons on this machine only: no daemon could be placed by the scheduler."""
-    config = replace(config, nodes=(), runtime_dir=_runtime_dir(config.run_id))
+    config = config._replace(nodes=(), runtime_dir=_runtime_dir(config.run_id))
     _write_config(run_dir, config)
     return config
 

@@ -25,7 +25,7 @@ def resolve(file: Path | None, options: Mapping[str, Any]) -> Settings:
             folder = Path.cwd().name or "root"
         except OSError:
             raise YprovError("the current directory does not exist any more", hint="cd to one that does") from None
-        settings = Settings(**{**vars(settings), "experiment": folder})
+        settings = settings._replace(experiment=folder)
     return settings
 
 

@@ -213,17 +213,17 @@ def test_accounting_in_json_where_the_text_fails(commands: Commands) -> None:
     assert slurm.final(slurm.accounting("4", timeout_s=5)) == ("failed", "exit code 7", 7)
 
 
-@pytest.mark.parametrize(("script", "reason"), [
-    ("echo 'Slurm accounting storage is disabled' >&2; exit 1", "keeps no accounting"),
-    ("echo JobID; exit 0", "`sacct` does not know job 7"),
-    ("echo 'sacct: error: Problem talking to the database: Connection refused' >&2; exit 1", "Connection refused"),
-])
 def test_without_slurmdbd_sacct_says_nothing_at_all(commands: Commands) -> None:
     commands(sacct="echo 'Slurm accounting storage is disabled' >&2; exit 1")
     with pytest.raises(slurm.SlurmUnavailable, match="keeps no accounting"):
         slurm.accounting("7", timeout_s=5)
 
 
+@pytest.mark.parametrize(("script", "reason"), [
+    ("echo 'Slurm accounting storage is disabled' >&2; exit 1", "keeps no accounting"),
+    ("echo JobID; exit 0", "`sacct` does not know job 7"),
+    ("echo 'sacct: error: Problem talking to the database: Connection refused' >&2; exit 1", "Connection refused"),
+])
 def test_accounting_that_is_not_there_has_a_reason(commands: Commands, script: str, reason: str) -> None:
     commands(sacct=sacct(text=script))
     with pytest.raises(slurm.SlurmUnavailable, match=reason):

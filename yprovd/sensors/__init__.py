@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from yprovd.errors import SensorUnavailable
 from yprovd.model import Absence, Metric
 
+_NO_ENVIRONMENT: Mapping[str, str] = {}
 
-@dataclass(frozen=True)
-class Surroundings:
+
+class Surroundings(NamedTuple):
     """What a sensor may know of where it runs.
 
     `root`: the directory that holds `proc` and `sys` (a fixture tree in tests). `run_id`: marks the job's
@@ -28,7 +28,7 @@ class Surroundings:
 
     root: str = "/"
     run_id: str = ""
-    environ: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str] = _NO_ENVIRONMENT
 
 
 class Sensor(Protocol):

@@ -6,7 +6,7 @@ Every way of asking (`scontrol` and `sacct` text, their JSON, the environment) g
     name "slurm", version, cluster, job_id, job_name, user, uid, account, partition, qos, reservation,
     state (Slurm's word), state_flags (further words, such as COMPLETING), state_reason,
     exit_code, exit_signal, derived_exit_code, derived_exit_signal (of a job that has ended), restart_count, requeue,
-    node_list, nodes (names), node_count, batch_host, cpu_count, task_count, cpus_per_task,
+    node_list, nodes (names), node_count, batch_host, failed_node, cpu_count, task_count, cpus_per_task,
     requested_tres, allocated_tres ({name: amount}), tres_per_node, gres_by_node ({node: text}), features, topology,
     submit_time, eligible_time, start_time, end_time, suspend_time, preempt_time (ISO 8601 with offset), time_limit_s,
     dependency, comment, command, work_dir, stdout_path, stderr_path,

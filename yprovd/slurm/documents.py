@@ -3,7 +3,7 @@
 One reader for all shapes: openapi v0.0.38 (22.05: words, plain numbers, null) and data_parser v0.0.39 (23.02) to
 v0.0.46 (26.x), where a number may be `{set, infinite, number}` and, from v0.0.40 on, a state is a list of words.
 22.05's squeue shows all jobs of the cluster, whichever was asked for: pick yours. sacct's text is to be preferred: its
-JSON tells no failed job's exit code in 22.05, and PENDING for an attempt that was REQUEUED in 24.11 (measured).
+JSON tells no failed job's exit code in 22.05, and another state than the text of an attempt that was requeued in 24.11.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _JOB: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "dependency": ("dependency", word), "comment": ("comment", free), "command": ("command", free),
     "current_working_directory": ("work_dir", free), "standard_output": ("stdout_path", free),
     "standard_error": ("stderr_path", free), "array_job_id": ("array_job_id", _id),
-    "segment_size": ("segment_size", number), "failed_node": ("failed_node", word),
+    "failed_node": ("failed_node", word),
 }
 #: Users' texts that have no fact of their own.
 _OTHER = {"admin_comment": "AdminComment", "system_comment": "SystemComment", "extra": "Extra",
@@ -64,7 +64,7 @@ _OTHER = {"admin_comment": "AdminComment", "system_comment": "SystemComment", "e
 def parse_job_json(document: Mapping[str, Any]) -> list[Facts]:
     """The jobs of `squeue --json` or `scontrol show job --json`."""
     common = _of_all(document)
-    return [_job(job, common) for job in _list(document.get("jobs"))]
+    return [_job(job, common) for job in _maps(document.get("jobs"))]
 
 
 def _job(job: Mapping[str, Any], common: Facts) -> Facts:
@@ -89,7 +89,7 @@ def _job(job: Mapping[str, Any], common: Facts) -> Facts:
 def parse_sacct_json(document: Mapping[str, Any]) -> list[Facts]:
     """The jobs of `sacct --json`, each with its steps."""
     common = _of_all(document)
-    return [_accounted(job, common) for job in _list(document.get("jobs"))]
+    return [_accounted(job, common) for job in _maps(document.get("jobs"))]
 
 
 def _accounted(job: Mapping[str, Any], common: Facts) -> Facts:
@@ -105,7 +105,7 @@ def _accounted(job: Mapping[str, Any], common: Facts) -> Facts:
         **exit_status(job.get("exit_code")), **exit_status(job.get("derived_exit_code"), "derived_"),
         "restart_count": number(job.get("restart_cnt")), "node_list": word(job.get("nodes")),
         "node_count": number(job.get("allocation_nodes")) or None,
-        "requested_tres": tres(_list(given.get("requested"))), "allocated_tres": tres(_list(given.get("allocated"))),
+        "requested_tres": tres(_maps(given.get("requested"))), "allocated_tres": tres(_maps(given.get("allocated"))),
         "submit_time": from_epoch(time.get("submission")), "eligible_time": from_epoch(time.get("eligible")),
         "start_time": from_epoch(time.get("start")), "end_time": from_epoch(time.get("end")),
         "elapsed_s": number(time.get("elapsed")), "time_limit_s": minutes_of(time.get("limit")),
@@ -115,6 +115,8 @@ def _accounted(job: Mapping[str, Any], common: Facts) -> Facts:
         "array_job_id": _id(array.get("job_id")), "het_job_id": _id(het.get("job_id")),
         "failed_node": word(job.get("failed_node")),
     }
+    if facts.get("state") == "PENDING" and facts["end_time"]:
+        facts["state"] = "REQUEUED"  # 24.11 calls an attempt by the state of the next
     if facts["array_job_id"]:
         task = number(array.get("task_id"))
         facts["array_task_id"] = None if task is None else str(task)
@@ -123,7 +125,7 @@ def _accounted(job: Mapping[str, Any], common: Facts) -> Facts:
     if facts["allocated_tres"]:
         facts["cpu_count"] = number(facts["allocated_tres"].get("cpu"))
         facts["consumed_energy_j"] = number(facts["allocated_tres"].pop("energy", None)) or None
-    facts["steps"] = [_step(step, facts["job_id"] or "") for step in _list(job.get("steps"))] or None
+    facts["steps"] = [_step(step, facts["job_id"] or "") for step in _maps(job.get("steps"))] or None
     return finish(facts, [("CancelledBy", word(job.get("kill_request_user")))])
 
 
@@ -133,7 +135,7 @@ def _step(step: Mapping[str, Any], job_id: str) -> Facts:
     if isinstance(name, Mapping):  # 23.02, 23.11
         name = name.get("step_id")
     name = str(name)
-    used = _list(_map(_map(step.get("tres")).get("requested")).get("max"))
+    used = _maps(_map(_map(step.get("tres")).get("requested")).get("max"))
     facts = {
         "step_id": name if "." in name else f"{job_id}.{name}", "name": free(about.get("name")),
         **state_of(step.get("state")),
@@ -158,6 +160,10 @@ def _of_all(document: Mapping[str, Any]) -> Facts:
 
 def _map(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _maps(value: Any) -> list[Mapping[str, Any]]:
+    return [one for one in _list(value) if isinstance(one, Mapping)]
 
 
 def _list(value: Any) -> list[Any]:

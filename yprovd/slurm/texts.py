@@ -38,7 +38,7 @@ _SHOWN: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "ReqTRES": ("requested_tres", tres), "AllocTRES": ("allocated_tres", tres), "TresPerNode": ("tres_per_node", word),
     "Features": ("features", word), "Command": ("command", free), "WorkDir": ("work_dir", free),
     "Comment": ("comment", free), "StdErr": ("stderr_path", free), "StdOut": ("stdout_path", free),
-    "SegmentSize": ("segment_size", number),
+    "FailedNode": ("failed_node", word),
 }
 #: Their value is the rest of the line, and of the lines after it that do not begin as lines of scontrol do.
 _FREE = {"JobName", "Command", "WorkDir", "Comment", "AdminComment", "SystemComment", "Extra", "StdErr", "StdIn",
@@ -50,7 +50,7 @@ _RECORD = re.compile(r"^JobId=(?=\d)", re.MULTILINE)
 #: The name may hold anything, line ends too; UserId follows it (after HetJobIdSet in a het job).
 _HEAD = re.compile(r"JobId=.*? JobName=(.*?)\n   (?=(?:HetJobIdSet=\S*\n   )?UserId=)", re.DOTALL)
 _LINE = re.compile(r"\n(?=   (?:  )?[A-Za-z][\w:/]*=)")
-_NODES = re.compile(r"Nodes=(\S+) .*?\bGRES=(\S+)")
+_NODES = re.compile(r"Nodes=(\S+) .*?\bGRES=(\S*)")
 _USER = re.compile(r"(.*)\((\d+)\)")
 
 
@@ -70,7 +70,7 @@ def _shown(record: str) -> Facts:
     for line in _LINE.split(record):
         on_nodes = _NODES.match(line.strip())
         if on_nodes is not None:  # of -d: what each node gives
-            gres |= dict.fromkeys(hosts(on_nodes[1]), on_nodes[2])
+            gres |= dict.fromkeys(hosts(on_nodes[1]), on_nodes[2]) if on_nodes[2] else {}
             continue
         key, _equals, value = line.strip().partition("=")
         if key in _FREE:
@@ -109,9 +109,10 @@ _ACCOUNTED: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "Eligible": ("eligible_time", moment), "Start": ("start_time", moment), "End": ("end_time", moment),
     "ElapsedRaw": ("elapsed_s", number), "TimelimitRaw": ("time_limit_s", minutes_of),
     "Constraints": ("features", word), "Comment": ("comment", free), "WorkDir": ("work_dir", free),
+    "FailedNode": ("failed_node", word),
 }
 #: What we ask for; which of them a version has, `sacct --helpformat` says. The last holds no line end.
-ACCOUNTING_FIELDS = ("JobID", *_ACCOUNTED, "State", "ExitCode", "DerivedExitCode", "NTasks", "FailedNode", "MaxRSS",
+ACCOUNTING_FIELDS = ("JobID", *_ACCOUNTED, "State", "ExitCode", "DerivedExitCode", "NTasks", "MaxRSS",
                      "ConsumedEnergyRaw")
 
 
@@ -151,9 +152,8 @@ def _accounted(row: dict[str, str]) -> Facts:
     facts["consumed_energy_j"] = number(row.get("ConsumedEnergyRaw")) or None  # 0 where no plugin measures
     for key in ("node_count", "cpu_count"):
         facts[key] = facts.get(key) or None  # 0 before it is known
-    known = {*ACCOUNTING_FIELDS} - {"FailedNode"}
     cancelled_by = (row.get("State") or "").partition(" by ")[2]
-    return finish(facts, [*((k, word(v)) for k, v in row.items() if k not in known),
+    return finish(facts, [*((k, word(v)) for k, v in row.items() if k not in ACCOUNTING_FIELDS),
                           ("CancelledBy", cancelled_by or None)])
 
 

@@ -41,7 +41,7 @@ def number(value: Any) -> int | None:
             return None
         value = value.get("number")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return int(value)
+        return int(value) if abs(value) < 1e19 else None  # JSON may hold NaN and Infinity
     text = str(value)
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
