@@ -23,7 +23,7 @@ from pathlib import Path
 if __name__ == "__main__":  # as a script: this folder must not hide modules, the repository's root must be found
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks import archive, calls, daemon, drift, importing, slowdown, survival, wrapping
+from benchmarks import archive, calls, cluster, daemon, drift, importing, slowdown, survival, wrapping
 from benchmarks.common import Row
 
 
@@ -49,6 +49,7 @@ MEASUREMENTS: dict[str, Callable[[bool], list[Row]]] = {
     "archive": archive.archive,
     "kills": kills,
     "drift": drift.drift,
+    "cluster": cluster.cluster,
 }
 
 _HEAD = ("figure", "ours: median [min..max]", "bar", "met?", "peers, same run", "peer / ours")

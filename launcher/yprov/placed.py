@@ -119,6 +119,8 @@ class PlacedDaemons:
             if now > told:
                 say(f"waiting for the daemons: {len(self.ready)} of {expected} nodes")
                 told = now + 5.0
+        if interrupted():
+            return False
         if not self.ready:
             self._give_up()
         self._ask_who_is_there()

@@ -1,0 +1,91 @@
+"""On a real Slurm of several nodes on this machine (tests/slurm): what `yprov run --` in front of `srun` costs.
+
+The nodes share this machine's cores: what one node's daemon costs, 64 nodes' daemons cost 64 times here.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import ROOT, YPROV, Row, Spread
+from tests.slurm.cluster import Cluster, why_not
+
+#: Prints when each of its tasks begins.
+_FIRST = "sh -c 'date +%s.%N'"
+_START = """#!/bin/bash
+for i in $(seq {repeats}); do
+  a=$(date +%s.%N); b=$(srun -N{nodes} {first} | sort | head -n 1)
+  c=$(date +%s.%N); d=$({yprov} run -q -- srun -N{nodes} {first} | sort | head -n 1)
+  echo "$a $b $c $d"
+done
+"""
+_LONG = """#!/bin/bash
+exec {yprov} run -q -- srun -N{nodes} sleep {seconds}
+"""
+
+
+def cluster(quick: bool) -> list[Row]:
+    """Start: from the call to the first instruction of the first task of `srun`, with and without `yprov run --`,
+    alternating in one job. Long run: `sleep` on 64 nodes; the samples of every node are counted."""
+    if reason := why_not():
+        return [Row("Slurm", f"not measured: {reason}")]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="yprov-bench-", dir="/var/tmp") as name:
+        folder = Path(name)
+        for nodes in (4, 16, 64):
+            with Cluster(folder / f"c{nodes}", nodes=nodes, shared=[ROOT, folder]) as machines:
+                rows.append(_start(machines, nodes, 3 if quick else 9, folder))
+                if nodes == 64:
+                    rows.append(_long(machines, nodes, 20 if quick else 60, folder))
+    return rows
+
+
+def _submit(machines: Cluster, script: str, nodes: int, work: Path, timeout: float) -> str:
+    work.mkdir(exist_ok=True)
+    out = work / "out"
+    job = machines.sbatch(script, f"-N{nodes}", f"--output={out}", cwd=work)
+    state = machines.wait(job, timeout=timeout)
+    text = out.read_text()
+    if state != "COMPLETED":
+        raise RuntimeError(f"job {job}: {state}: {text}")
+    return text
+
+
+def _start(machines: Cluster, nodes: int, repeats: int, folder: Path) -> Row:
+    script = _START.format(repeats=repeats, nodes=nodes, first=_FIRST, yprov=YPROV[0])
+    lines = [[float(w) for w in line.split()] for line in _submit(
+        machines, script, nodes, folder / f"start{nodes}", 60 + repeats * nodes).splitlines() if line[:1].isdigit()]
+    alone = [b - a for a, b, _c, _d in lines]
+    more = Spread([(d - c) - (b - a) for a, b, c, d in lines])
+    bar_s = 0.5 + 0.002 * max(0, nodes - 4)
+    return Row(f"start on {nodes} nodes, over `srun` alone", more.text("s", digits=3), f"<= {bar_s:.2f} s",
+               more.median <= bar_s, raw={"srun_s": alone, "more_s": more.values,
+                                          "srun_median_s": statistics.median(alone)})
+
+
+def _long(machines: Cluster, nodes: int, seconds: int, folder: Path) -> Row:
+    """Every node's samples between the first and the last tick that all nodes have in common."""
+    import xarray
+
+    work = folder / "long"
+    _submit(machines, _LONG.format(nodes=nodes, seconds=seconds, yprov=YPROV[0]), nodes, work, 120 + seconds)
+    (run_dir,) = (work / "yprov-runs").iterdir()
+    host = xarray.open_zarr(run_dir / "series.zarr", group="host")
+    values = host["memory_usage"].values if "memory_usage" in host else next(iter(host.data_vars.values())).values
+    run: dict[str, Any] = json.loads((run_dir / "prov.json").read_text())["activity"]["run:run"]
+    there = values == values  # not NaN
+    ticks = there.all(axis=0).nonzero()[0]
+    inner = there[:, ticks[0]:ticks[-1] + 1] if len(ticks) else there
+    whole = there.shape[0] == nodes and bool(inner.all()) and inner.shape[1] >= seconds
+    return Row(f"{nodes} nodes for {seconds} s: samples", f"{int(inner.sum())} of {inner.size}; {there.shape[0]} nodes",
+               "every one", whole, raw={"nodes": there.shape[0], "ticks": inner.shape[1], "run": run})
+
+
+if __name__ == "__main__":
+    for row in cluster("--quick" in sys.argv):
+        print(row.figure, "|", row.ours, "|", row.bar, "|", row.met)
