@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slurm-setup slurm-24 lint types imports docs-check wheel bench clean
+.PHONY: help setup demo test torch-env slurm-setup slurm-24 lint types imports docs-check wheel bench clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -27,6 +27,12 @@ demo: setup ## train a small network on real digits under `yprov run`, and show 
 
 test: setup ## the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+torch-env: .venv-torch/.ready ## PyTorch (CPU, 1.3 GB) and the client in .venv-torch, for the test of a real DDP training
+.venv-torch/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --editable . torch==2.13.0 scikit-learn
+	@touch $@
 
 slurm-setup: ## as root: install Slurm for the tests (no service is started); otherwise says why not
 	@tests/slurm/setup.sh && $(PYTHON) -m tests.slurm.cluster check
@@ -60,4 +66,4 @@ bench: setup ## every performance figure in one table, peers beside ours (some m
 	$(BIN)/python benchmarks/run.py
 
 clean: ## take away what the other targets made
-	rm -rf $(VENV) .bench .demo build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-torch .bench .demo build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
