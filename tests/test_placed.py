@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.running import attribute, document, eventually, only_run, processes_about, start, state, yprov
+from yprovd.config import COLLECTOR_FILE, KEY_FILE
 from yprovd.errors import YprovError
-from yprovd.rendezvous import COLLECTOR_FILE, KEY_FILE
 from yprovd.step import _make_runtime_dir, is_first
 from yprovd.stitch.validate import validate_run
 

@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import eventually
+from yprovd.config import COLLECTOR_FILE, KEY_FILE
 from yprovd.errors import YprovError
 from yprovd.rendezvous import (
-    COLLECTOR_FILE,
-    KEY_FILE,
     Keys,
     addresses,
     announce,

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from yprovd.clock import SystemClock
-from yprovd.config import SPOOL_DIR, RunConfig
-from yprovd.ending import CollectorVigil
+from yprovd.config import COLLECTOR_FILE, KEY_FILE, SPOOL_DIR, RunConfig
+from yprovd.ending import ANSWER_S, CollectorVigil
 from yprovd.errors import SpoolFull
 from yprovd.processes import about_source
-from yprovd.rendezvous import COLLECTOR_FILE, KEY_FILE, addresses, announce, read_keys
+from yprovd.rendezvous import addresses, announce, announce_end, read_keys
 from yprovd.spool import SpoolWriter
 from yprovd.transport import DATA, GOODBYE, QUESTION, REPLY, STOP, Message, Receiver, ipc, wait_readable
 from yprovd.wire import Kind, Packer, new_source
@@ -34,6 +34,8 @@ SYNC_S = 0.2
 FINISH_S = 35.0
 #: Within this time after our start every node that is there has been heard (`yprovd.node.HELLO_S`).
 HEARD_S = 3.0
+#: A node that has not said anything for so long is not waited for.
+SILENT_S = 6.0
 #: For so long after the start a stitch is kept ready.
 EARLY_STITCH_S = 3.0
 #: How long the launcher may take to say goodbye once the nodes have.
@@ -54,6 +56,7 @@ class Collector:
         self.end_written = False
         self.busy: dict[bytes, int] = {}    # processes of the job, by node, once they are asked for
         self.hosts: dict[bytes, str] = {}
+        self.heard: dict[bytes, float] = {}
         if self.config.nodes:
             self.vigil = CollectorVigil(self.config)
             self.receiver = self._listen()
@@ -83,6 +86,7 @@ class Collector:
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, self._on_term)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP):
             signal.signal(signum, signal.SIG_IGN)  # meant for the job
         self._write([self.packer.json(Kind.SOURCE, about_source("collector"))])
@@ -114,24 +118,36 @@ class Collector:
     def _look(self, vigil: CollectorVigil) -> None:
         """In a scheduler's step: whether the end has come, and what the scheduler says about it."""
         self.looked_at = time.monotonic()
-        here = self.nodes - self.gone
+        recent = self.looked_at - SILENT_S
+        here = {n for n in self.nodes - self.gone if self.heard.get(n, 0.0) > recent}  # the dead do not answer
         if vigil.orphaned:
             for node in here:
                 self.receiver.control(node, QUESTION, {})
         known = set(self.busy) >= here
+        was_orphaned = vigil.orphaned
         if vigil.look(sum(self.busy[n] for n in here) if known else None):
+            _log("the job is over" if vigil.orphaned else "the time of the job is up")
             self.launcher_gone = True
+        if vigil.orphaned and not was_orphaned:
+            _log("yprov run is gone; the record goes on until the job's processes have ended")
         self._note_end(vigil)
 
     def _note_end(self, vigil: CollectorVigil) -> None:
-        end = None if self.end_written else vigil.end()
+        end = None if self.end_written else vigil.end(self._lost_node(vigil))
         if end is not None and self._write([self.packer.json(Kind.END, end)]):
             self.end_written = True
+            _log(f"the scheduler ends the job: {end['state']} ({end['reason']})")
             self._sync()
 
-    def _turn(self) -> None:
+    def _lost_node(self, vigil: CollectorVigil) -> str:
+        """A node that has been silent for long, and is none of the job's any more; "" without one."""
+        there = set(vigil.inquiry.facts.get("nodes") or self.config.nodes)
+        recent = time.monotonic() - SILENT_S
+        silent = {self.hosts[n] for n in self.nodes - self.gone if n in self.hosts and self.heard.get(n, 0.0) < recent}
+        return min(silent - there, default="")
+
+    def _turn(self, wait_ms: int = 500) -> None:
         """One round: wait, append what came, sync and acknowledge when it is time."""
-        wait_ms = 500
         if self.unsynced:
             wait_ms = max(0, int((self.synced_at + SYNC_S - time.monotonic()) * 1000) + 1)
         things: list[Any] = [self.receiver.socket]
@@ -145,6 +161,7 @@ class Collector:
         frames: list[bytes] = []
         taken: list[tuple[bytes, int]] = []
         for message in self.receiver.receive():
+            self.heard[message.peer] = time.monotonic()
             if message.kind == DATA:
                 self.nodes.add(message.peer)
                 frames.extend(message.frames)
@@ -167,8 +184,11 @@ class Collector:
     def _answer(self, message: Message) -> None:
         asked = message.body or {}
         if message.peer.startswith(b"node-"):
+            host = str(asked.get("host", ""))
+            if message.peer not in self.hosts:  # instead of one that died without a goodbye, perhaps
+                self.gone.update(peer for peer, other in self.hosts.items() if other == host)
             self.nodes.add(message.peer)
-            self.hosts[message.peer] = str(asked.get("host", ""))
+            self.hosts[message.peer] = host
         elif self.vigil is not None:
             self.vigil.launcher_heard()
         answer: dict[str, Any] = {"role": "collector", "nodes": len(self.nodes)}
@@ -209,15 +229,17 @@ class Collector:
         stitch = self.stitch or _start_stitch(self.run_dir)
         if not self.finish:
             self._write([self.packer.json(Kind.END, {
-                "state": "killed", "reason": "yprov run was killed", "ended_ns": self.clock.wall_ns()})])
+                "state": "killed", "reason": "yprov run was killed",
+                "ended_ns": (self.vigil and self.vigil.orphaned_ns) or self.clock.wall_ns()})])
         while not self.nodes and time.monotonic() < self.started + HEARD_S:
             self._turn()  # we were started again just now: the nodes say hello soon
         for node in self.nodes:
             self.receiver.control(node, STOP)
-        deadline = time.monotonic() + FINISH_S
+        asked = time.monotonic()
+        deadline = asked + FINISH_S
         if self.vigil is not None:
             deadline = min(deadline, time.monotonic() + max(1.0, self.vigil.left_s() + 2.0))
-        while self.nodes - self.gone and self.launcher not in self.gone and time.monotonic() < deadline:
+        while self._waited_for(asked) and self.launcher not in self.gone and time.monotonic() < deadline:
             known = set(self.nodes)
             self._turn()
             for node in self.nodes - known:  # it was silent, or started again, when the others were told
@@ -225,7 +247,7 @@ class Collector:
         for node in self.nodes - self.gone:
             _log(f"{self.hosts.get(node) or node.decode(errors='replace')} did not say goodbye")
         if self.vigil is not None:
-            self._note_end(self.vigil)
+            self._hear_why(self.vigil)
         self._sync()
         self._let_launcher_finish()
         with contextlib.suppress(OSError):
@@ -236,14 +258,30 @@ class Collector:
                 os.unlink(os.path.join(self.config.runtime_dir, "collector.sock"))
             os.rmdir(self.config.runtime_dir)  # the last one out
         missing = len(self.config.nodes) > len(self.nodes) or bool(self.nodes - self.gone)
-        if self.vigil is not None and not missing:
-            for name in (KEY_FILE, COLLECTOR_FILE):
-                (self.run_dir / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if self.vigil is not None and missing:
+                announce_end(self.run_dir)
+            elif self.vigil is not None:
+                for name in (KEY_FILE, COLLECTOR_FILE):
+                    (self.run_dir / name).unlink(missing_ok=True)
         assert stitch.stdin is not None
         with contextlib.suppress(BrokenPipeError), stitch.stdin:
             # A node that is cut off may still bring a spool of its own: then ours must be there, to be joined with it.
             stitch.stdin.write(b"keep\n" if self.vigil is not None and missing else b"go\n")
         return stitch.wait()
+
+    def _waited_for(self, asked: float) -> set[bytes]:
+        """The nodes whose goodbye may still come."""
+        since = time.monotonic() - SILENT_S
+        return {n for n in self.nodes - self.gone if max(self.heard.get(n, 0.0), asked + 1.0 - SILENT_S) > since}
+
+    def _hear_why(self, vigil: CollectorVigil) -> None:
+        """The command ended of a signal that all got, and so we are here before the scheduler has said what for."""
+        deadline = time.monotonic() + min(ANSWER_S, vigil.left_s())
+        while vigil.waits_for_reason and time.monotonic() < deadline:
+            vigil.inquiry.ask()
+            self._turn(wait_ms=20)
+        self._note_end(vigil)
 
     def _let_launcher_finish(self) -> None:
         """Tell it that the nodes are done; its last records, in a spool of its own, are complete at its goodbye."""

@@ -16,6 +16,8 @@ from yprovd.errors import YprovError
 RUN_FILE = "run.json"
 PROV_FILE = "prov.json"
 SPOOL_DIR = "spool"
+#: Of a run that goes on (`yprovd.rendezvous`); no part of the archive.
+KEY_FILE, COLLECTOR_FILE = ".keys", "collector.json"
 FORMAT = "yprov-run"
 VERSION = 1
 _EMPTY: Mapping[str, Any] = {}

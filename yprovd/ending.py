@@ -29,6 +29,7 @@ class Inquiry:
         self.facts: dict[str, Any] = {}
         self.failed = ""     # why the last question had no answer
         self.answers = 0
+        self.answered = 0.0  # when the question was asked that was answered last (monotonic)
         self._asked = 0.0
         self._thread: threading.Thread | None = None
 
@@ -52,6 +53,7 @@ class Inquiry:
         self._thread.start()
 
     def _run(self) -> None:
+        asked = self._asked
         try:
             from yprovd import slurm
 
@@ -62,6 +64,7 @@ class Inquiry:
             return
         self.facts, self.failed = facts, ""
         self.verdict = verdict
+        self.answered = asked
         self.answers += 1
 
 
@@ -85,8 +88,10 @@ class Patience:
         self._last = time.monotonic()
 
 
-#: Of the time between SIGTERM and SIGKILL: what the collector keeps for the archive, the nodes for their last words.
-_COLLECTOR_SHARE, _NODE_SHARE = 0.25, 0.12
+#: Of the time between SIGTERM and SIGKILL, as a share and at most in seconds: what is kept for the last words of all
+#: nodes, and of one whose collector is silent. More would cost a job that writes its checkpoint then its last samples;
+#: the archive can be made later.
+_COLLECTOR_SHARE, _NODE_SHARE = (0.2, 1.2), (0.1, 0.6)
 #: A collector that is silent for so long is asked about; without anybody to ask it is given up after the second.
 LOST_S, GIVEN_UP_S = 10.0, 60.0
 #: A launcher on another machine (a login node) that is silent for so long is gone.
@@ -95,15 +100,19 @@ LAUNCHER_SILENT_S = 30.0
 IDLE_S = 3.0
 
 
-def _reserve(grace_s: float, share: float) -> float:
-    return min(max(share * grace_s, 0.5), 8.0)
+def _reserve(grace_s: float, share: float, most_s: float) -> float:
+    return min(max(share * grace_s, 0.3), most_s)
+
+
+def _short(host: str) -> str:
+    return host if host.replace(".", "").isdigit() else host.partition(".")[0]
 
 
 class _Vigil:
     """What both daemons of a scheduler's step watch: SIGTERM, which may mean that the job ends or only that somebody
     signalled its steps, and the scheduler, which knows."""
 
-    _share = 0.0
+    _share = (0.0, 0.0)
 
     def __init__(self, config: RunConfig, inquiry: Inquiry | None = None) -> None:
         self.config = config
@@ -123,16 +132,25 @@ class _Vigil:
         """SIGTERM came and the scheduler says why, or there is nobody who could say otherwise."""
         return self.term_at is not None and (self.inquiry.verdict is not None or self.inquiry.silent)
 
+    @property
+    def waits_for_reason(self) -> bool:
+        """SIGTERM came, and the scheduler has not yet said whether it ends the job."""
+        return self.term_at is not None and self.inquiry.answered < self.term_at and not self.inquiry.silent \
+            and self.inquiry.verdict is None
+
     def left_s(self) -> float:
         """Seconds until our share of the grace period begins; infinite while the job is not being ended."""
         if not self.job_ends or self.term_at is None:
             return float("inf")
-        return self.term_at + self.config.grace_s - _reserve(self.config.grace_s, self._share) - time.monotonic()
+        return self.term_at + self.config.grace_s - _reserve(self.config.grace_s, *self._share) - time.monotonic()
 
     def end(self, lost_node: str = "") -> dict[str, Any] | None:
-        """The END record for what the scheduler said, None while it has said nothing. It is as old as the signal."""
+        """The END record for what the scheduler said, None while it has said nothing. It is as old as the signal.
+        `lost_node`: one that the scheduler no longer counts among the job's: that is why it puts a job back."""
         if self.inquiry.verdict:
             state, reason = self.inquiry.verdict
+            if lost_node and reason == "requeued":
+                state, reason = "node_fail", f"node {lost_node} was lost, and the job was requeued"
         elif lost_node:
             state, reason = "node_fail", f"node {lost_node} was lost"
         else:
@@ -152,7 +170,8 @@ class _Vigil:
         if busy:
             self._idle.reset()
             return False
-        return self._idle.passes() >= IDLE_S
+        # No step follows when the scheduler ends the job.
+        return self._idle.passes() >= IDLE_S or self.inquiry.verdict is not None
 
 
 class CollectorVigil(_Vigil):
@@ -163,6 +182,7 @@ class CollectorVigil(_Vigil):
     def __init__(self, config: RunConfig, inquiry: Inquiry | None = None) -> None:
         super().__init__(config, inquiry)
         self.orphaned = False
+        self.orphaned_ns = 0  # since when (wall clock)
         self._silence = Patience()
         at = config.launcher
         self._beside_us = at.get("host") == os.uname().nodename and at.get("boot_id") == boot_id()
@@ -174,7 +194,7 @@ class CollectorVigil(_Vigil):
         """About once a second; `busy`: processes of the job on all nodes, None while it is not known. True: finish."""
         self._mind_the_signal()
         if not self.orphaned and self._launcher_gone():
-            self.orphaned = True
+            self.orphaned, self.orphaned_ns = True, time.time_ns()
         if self.left_s() <= 0:
             return True
         if not self.orphaned:
@@ -224,11 +244,15 @@ class NodeVigil(_Vigil):
         """What there is to record about the end of the job."""
         return self.end(self.config.nodes[0] if self.node_lost else "")
 
+    def _script_lost(self) -> bool:
+        """Whether what started us ran on the lost node, and not on another machine, where somebody may wait for us."""
+        return _short(str(self.config.launcher.get("host", ""))) == _short(self.config.nodes[0])
+
     def end_idle_job(self, own_step: str, name: str) -> None:
         """The batch node is lost, and with it the script: the allocation would idle until its time limit. The first
         node that is left ends it, once no step but ours runs. Blocks until then, or until we are ended with it."""
         nodes = self.inquiry.facts.get("nodes") or [name]
-        if not self.node_lost or self.inquiry.verdict or nodes[0] != name:
+        if not self.node_lost or self.inquiry.verdict or nodes[0] != name or not self._script_lost():
             return
         from yprovd import slurm
 
@@ -236,7 +260,8 @@ class NodeVigil(_Vigil):
         failures = 0
         while failures < 5:
             try:
-                if set(slurm.active_steps(job_id, timeout_s=ANSWER_S)) <= {own_step}:
+                steps = slurm.active_steps(job_id, timeout_s=ANSWER_S)
+                if {s for s in steps if s.rpartition(".")[2].isdigit()} <= {own_step}:  # `batch` and `extern` are none
                     slurm.cancel(job_id, timeout_s=ANSWER_S)
                     return
             except YprovError:

@@ -18,6 +18,7 @@ import functools
 import os
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -30,7 +31,7 @@ from yprovd.errors import SpoolFull, WireError
 from yprovd.files import FileWorker
 from yprovd.model import Sample
 from yprovd.processes import about_source, end_job, job_processes
-from yprovd.rendezvous import endpoint, read_keys
+from yprovd.rendezvous import endpoint, has_ended, read_keys
 from yprovd.sampler import Sampler
 from yprovd.sensors import Surroundings, open_all
 from yprovd.spool import SpoolWriter
@@ -47,6 +48,8 @@ GRACE_S = 2.0
 ANNOUNCE_S = 60.0
 #: The collector hears from us at least this often.
 HELLO_S = 1.5
+#: A collector that is silent for so long is sought anew; less and less often.
+RETRY_S, RETRY_MOST_S = 4.0, 8.0
 #: Between two looks for tasks that have begun. That one has ended is known at once.
 TASKS_S = 0.5
 #: How long a collector that starts at the same time is looked for before the first sample.
@@ -91,7 +94,8 @@ class NodeDaemon:
         # Which messages of which process ride in which message to the collector.
         self.riders: dict[int, list[tuple[bytes, int]]] = {}
         self.lost_before = 0
-        self.looked_at = self.heard = 0.0
+        self.looked_at = self.heard = self.retried = 0.0
+        self.retry_s = RETRY_S
         self.greeted = 0  # connections on which the collector has been told who we are
         self.name = os.environ.get("SLURMD_NODENAME") or os.uname().nodename  # as the scheduler calls this node
         self.full = False  # our own spool cannot be written, and it has been said
@@ -126,6 +130,7 @@ class NodeDaemon:
     def run(self) -> None:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_term)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP):
             signal.signal(signum, signal.SIG_IGN)  # meant for the job
         self.sender.send(self._announcement(), sync=True)
@@ -171,7 +176,16 @@ class NodeDaemon:
         if self.sender.heard > self.heard:
             self.heard = self.sender.heard
             vigil.collector_heard()
+            self.retry_s = RETRY_S
+        elif self.looked_at > max(self.heard, self.retried) + self.retry_s:
+            # What waits for an acknowledgement is in our own spool by now: nothing else makes the sender try again.
+            if has_ended(self.run_dir):
+                _log("the collector has ended without us")
+                self.stopping = True
+            self.retried, self.retry_s = self.looked_at, min(2 * self.retry_s, RETRY_MOST_S)
+            self.sender.reconnect()
         if vigil.look(self._job_processes):
+            _log("the time of the job is up" if vigil.job_ends else "the job is over, and its collector is lost")
             self.stopping = True
 
     def _job_processes(self) -> int:
@@ -296,7 +310,7 @@ class NodeDaemon:
             _log(f"the launcher is gone; ended {ended} processes of the job")
         self.sampler.stop()
         self.look_for_tasks_at = 0.0
-        self.files.close(FILES_S)
+        self._finish_files()
         deadline = time.monotonic() + DRAIN_S
         while self._turn(timeout_ms=20) and time.monotonic() < deadline:
             pass
@@ -322,6 +336,15 @@ class NodeDaemon:
         if self.vigil:
             step = f"{self.config.job.get('job_id')}.{os.environ.get('SLURM_STEP_ID', '')}"
             self.vigil.end_idle_job(step, self.name)
+
+
+    def _finish_files(self) -> None:
+        """What was declared is looked at; meanwhile frames are passed on, and the collector hears that we are here."""
+        left_s = min(FILES_S, max(0.2, self.vigil.left_s())) if self.vigil else FILES_S
+        closing = threading.Thread(target=self.files.close, args=(left_s,), name="yprov-files-end", daemon=True)
+        closing.start()
+        while closing.is_alive():
+            self._turn(timeout_ms=20)
 
 
 def _log(text: str) -> None:

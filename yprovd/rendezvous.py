@@ -17,10 +17,9 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from yprovd.config import COLLECTOR_FILE, KEY_FILE
 from yprovd.errors import YprovError
 
-KEY_FILE = ".keys"
-COLLECTOR_FILE = "collector.json"
 #: Interfaces of fabrics come first: Slingshot, InfiniBand, Omni-Path; those of containers and bridges last.
 _FABRIC = ("hsn", "ib", "opa", "cxi")
 _INNER = ("lo", "docker", "br-", "virbr", "veth", "cni", "tun", "tap")
@@ -61,6 +60,16 @@ def announce(run_dir: Path, port: int, addresses: list[str]) -> None:
         os.fsync(f.fileno())
 
 
+def announce_end(run_dir: Path) -> None:
+    """There is no collector any more: a node that was cut off finishes by itself."""
+    with open(run_dir / COLLECTOR_FILE, "w", encoding="ascii") as f:
+        f.write('{"ended": true}\n')
+
+
+def has_ended(run_dir: Path) -> bool:
+    return bool((lookup(run_dir) or {}).get("ended"))
+
+
 def lookup(run_dir: Path) -> dict[str, Any] | None:
     """What the collector announced; None while it has not."""
     try:
@@ -74,7 +83,7 @@ def endpoint(run_dir: Path) -> str:
     """The collector's endpoint by the first of its addresses that answers from here; empty while there is none.
     Blocks at most `PROBE_S` for each address."""
     about = lookup(run_dir)
-    if about is None:
+    if about is None or about.get("ended"):
         return ""
     for address in about["addresses"]:
         try:

@@ -2,11 +2,13 @@
 
 It forks this node's daemon and, on the run's first node, the collector; starts again what dies; and ends, with status
 0 in any case, when they have ended: a task that dies of a signal would spoil the status that the scheduler derives for
-the user's job. It has nothing to say about signals: all processes of the step get them, and each knows what to do.
+the user's job. SIGTERM it passes on, which may mean that the job ends: where Slurm tracks processes by cgroups, only
+the tasks themselves get its signals (proctrack_cgroup.c), and not what they have started. All others are ignored.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -47,14 +49,20 @@ def _make_runtime_dir(path: Path) -> None:
             raise YprovError(f"`{path}` is there and not ours alone") from None
 
 
-def _fork(role: str, run_dir: Path) -> int:
+def _fork(role: str, run_dir: Path, running: dict[int, str]) -> None:
+    """Start a daemon, and note it in `running`."""
+    # What comes before the daemon can take it waits for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     pid = os.fork()
     if pid:
-        return pid
+        running[pid] = role
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        return
     status = 1
     try:
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP):
-            signal.signal(signum, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with open("/proc/self/comm", "w", encoding="ascii") as f:  # what top(1) and pgrep(1) call it
+            f.write(f"yprov-{role}")
         # Loaded here, so that the task itself stays small, and two daemons load beside each other.
         status = importlib.import_module("yprovd.node" if role == "node" else "yprovd.collector").main(run_dir)
     except YprovError as e:
@@ -69,15 +77,23 @@ def _fork(role: str, run_dir: Path) -> int:
 
 def main(run_dir: Path) -> int:
     """Blocks until the daemons of this node have ended."""
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP,
-                   signal.SIGQUIT):
+    running: dict[int, str] = {}
+
+    def pass_on(signum: int, _frame: object) -> None:
+        for pid in list(running):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
+
+    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGQUIT):
         signal.signal(signum, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, pass_on)
     config = RunConfig.read(run_dir)
     _make_runtime_dir(Path(config.runtime_dir))
     roles = ["node"]
     if is_first(config.nodes, os.environ, os.uname().nodename):
         roles.insert(0, "collect")
-    running = {_fork(role, run_dir): role for role in roles}
+    for role in roles:
+        _fork(role, run_dir, running)
     starts = dict.fromkeys(roles, 1)
     while running:
         pid, status = os.wait()
@@ -89,5 +105,5 @@ def main(run_dir: Path) -> int:
             print(f"{time.strftime('%H:%M:%S')} step: the {role} daemon ended (wait status {status}) and is started "
                   "again", file=sys.stderr, flush=True)
             starts[role] += 1
-            running[_fork(role, run_dir)] = role
+            _fork(role, run_dir, running)
     return 0

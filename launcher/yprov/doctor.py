@@ -1,4 +1,4 @@
-"""What this node can measure, what not and why, and whether a run would work here."""
+"""What this node can measure, what not and why, and whether a run would work here, on which nodes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from typing import Any
 import psutil
 
 from yprov.environment import job_environment
+from yprov.placement import Placement, find
 from yprovd import __version__
+from yprovd.config import Settings
+from yprovd.errors import YprovError
 from yprovd.sensors import SENSORS, Surroundings, open_all
 
 
@@ -66,8 +69,56 @@ def host() -> dict[str, Any]:
 
 
 def checks() -> list[dict[str, Any]]:
-    """What a run needs: sockets, and a place for them."""
-    return [_check("sockets", _try_sockets), _check("writable", _try_writing)]
+    """What a run needs: sockets, a place for its directory, and a way to the nodes of the job."""
+    return [_check("sockets", _try_sockets), _check("writable", _try_writing), _check_daemons()]
+
+
+#: Variables that only a job of this kind has.
+_JOBS = {"slurm": "SLURM_JOB_ID", "pbs": "PBS_JOBID", "flux": "FLUX_ENCLOSING_ID", "lsf": "LSB_JOBID"}
+
+
+def _check_daemons() -> dict[str, Any]:
+    """Where daemons would be started from here, and how; with the fields `scheduler`, `nodes`, `ways` (the best first)
+    and `encrypted`. Asks the scheduler, for a few seconds at most, and starts nothing."""
+    out: dict[str, Any] = {"check": "daemons", "ok": True, "detail": "on this node only: this is no scheduler's job",
+                           "hint": "", "scheduler": "", "nodes": [], "ways": [], "encrypted": _encrypts()}
+    try:
+        placement = find(Settings(), os.environ, ("",))
+    except YprovError as e:
+        return {**out, "ok": False, "detail": str(e), "hint": e.hint}
+    if placement is not None:
+        return out | _of_job(placement, out["encrypted"])
+    kind = next((name for name, variable in _JOBS.items() if os.environ.get(variable)), "")
+    if kind:
+        out["detail"] = f"on this node only: no daemon can be started on others from here, in a job of {kind}"
+        out["hint"] = "run it in the batch script; or: yprov run --launch-with 'mpirun -npernode 1 --bind-to none'"
+        out["ok"] = bool(os.environ.get("SLURM_STEP_ID") or os.environ.get("FLUX_JOB_ID"))  # in a task that is meant
+    return out
+
+
+def _of_job(placement: Placement, encrypted: bool) -> dict[str, Any]:
+    names = [node for node in placement.nodes if node != "*"]
+    count = f"{len(names)} node{'s' * (len(names) != 1)}" if names else "the nodes"
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    ways = list(dict.fromkeys(way.name for way in placement.ways))
+    detail = (f"on {count} of {placement.scheduler} job {placement.job.get('job_id', '')}"
+              f"{': ' if names else ''}{', '.join(names[:4])}{more}; by {', else by '.join(ways)}")
+    hint = ""
+    if not encrypted:
+        detail += "; not: this ZeroMQ cannot encrypt"
+        hint = "pip install --force-reinstall pyzmq   the wheel can"
+    return {"ok": encrypted, "detail": detail, "hint": hint, "scheduler": placement.scheduler, "nodes": names,
+            "ways": ways}
+
+
+def _encrypts() -> bool:
+    try:
+        from yprovd.transport import new_keys
+
+        new_keys()
+    except (YprovError, ImportError):
+        return False
+    return True
 
 
 def _check(name: str, attempt: Any) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from typing import Any
 
 from yprov.daemons import clean_environment
 from yprov.placement import Placement, Way, environment
+from yprovd.config import COLLECTOR_FILE, KEY_FILE, PROV_FILE, SPOOL_DIR
 from yprovd.errors import YprovError
-from yprovd.rendezvous import COLLECTOR_FILE, KEY_FILE, endpoint, write_keys
+from yprovd.rendezvous import endpoint, write_keys
+from yprovd.spool import spool_files
 from yprovd.transport import GOODBYE, QUESTION, STOP, Sender, new_keys
 
 LOG = "daemons.log"
@@ -205,12 +207,14 @@ class PlacedDaemons:
         self._ending = True
         deadline = time.monotonic() + timeout_s
         asked = 0.0
-        while time.monotonic() < deadline:
-            if time.monotonic() > asked + 1.0:
-                if not self._sender.connected or time.monotonic() - max(self._sender.heard, asked) > 2.0:
-                    self._sender.reconnect()
+        tried = time.monotonic()  # when the connection was made, or made anew
+        while (now := time.monotonic()) < deadline:
+            if now > asked + 1.0:
+                if not self._sender.connected or now - max(self._sender.heard, tried) > 2.0:
+                    self._sender.reconnect()  # it was started again, and listens elsewhere
+                    tried = now
                 self._sender.control(STOP)
-                asked = time.monotonic()
+                asked = now
             _, answers = self._sender.receive(50)
             if any(a.body and "stopped" in a.body for a in answers):
                 return True
@@ -229,7 +233,15 @@ class PlacedDaemons:
                 step.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 return None
-        return 0 if (self.run_dir / "prov.json").is_file() else 1
+        return 0 if self._archive_is_whole() else 1
+
+    def _archive_is_whole(self) -> bool:
+        """Made, and no node has brought anything after it: one that was cut off comes back with a spool of its own."""
+        try:
+            made = (self.run_dir / PROV_FILE).stat().st_mtime_ns
+            return all(path.stat().st_mtime_ns < made for path in spool_files(self.run_dir / SPOOL_DIR))
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Leave. A step that is still there ends by itself; nothing here may hold up the job."""

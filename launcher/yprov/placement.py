@@ -2,7 +2,8 @@
 
 A line says whether we are inside of an allocation of its kind, which nodes that has, and by which commands a process is
 started on each, the best way first. Sources: srun(1) and measurements with Slurm 22.05 and 24.11 (why each flag is
-there is said beside it); pbsdsh(1B) and pbs_tmrsh of OpenPBS; flux-exec(1); IBM's reference of blaunch.
+there is said beside it); pbsdsh.c and pbs_tmrsh.c of OpenPBS, pbsdsh.c of TORQUE; flux-exec(1), flux-environment(7);
+IBM's reference of blaunch and of LSF's variables. Only Slurm's was tried on a real cluster.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +23,7 @@ from yprovd.errors import YprovError
 #: The step in which `salloc` runs its shell is no step of the user's (SLURM_INTERACTIVE_STEP of slurm.h).
 _INTERACTIVE = ("4294967290", "interactive")
 _ASK_S = 2.0
+_EXAMPLE = "launch_with: mpirun -npernode 1 --bind-to none"
 
 
 class Way(NamedTuple):
@@ -31,8 +34,9 @@ class Way(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """`nodes`: as the scheduler calls them, the collector's first; ("*",) where they are not known. `job`: the key of
-    the job. `grace_s`: what lies between the scheduler's SIGTERM and its SIGKILL."""
+    """`scheduler`: whose commands the ways are, "" for the user's own. `nodes`: as the scheduler calls them, the
+    collector's first; ("*",) where they are not known. `job`: the key of the job. `grace_s`: what lies between the
+    scheduler's SIGTERM and its SIGKILL."""
 
     scheduler: str
     nodes: tuple[str, ...]
@@ -56,16 +60,23 @@ def find(settings: Settings, environ: Mapping[str, str], command: Sequence[str])
             if found is not None:
                 break
     if settings.launch_with:
-        words = tuple(shlex.split(settings.launch_with))
-        if not words or shutil.which(words[0]) is None:
-            raise YprovError(f"`launch_with` names a program that was not found: `{settings.launch_with}`",
-                             hint="launch_with: mpirun -npernode 1")
+        # Not looked for here: what cannot be started costs the other nodes' record, and not the job.
         base = found or Placement("", ("*",), {}, 10.0, ())
-        return base._replace(ways=(Way(settings.launch_with, (words,)),))
+        return base._replace(scheduler="", ways=(Way(settings.launch_with, (_words(settings.launch_with),)),))
     if found is None and settings.scheduler != "auto":
         raise YprovError(f"this is not inside of an allocation of `{settings.scheduler}`",
                          hint="yprov run --scheduler none -- COMMAND   records this machine only")
     return found
+
+
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        words = shlex.split(text)
+    except ValueError as e:
+        raise YprovError(f"`launch_with` is not a command: {e}: `{text}`", hint=_EXAMPLE) from None
+    if not words:
+        raise YprovError("`launch_with` is empty", hint=_EXAMPLE)
+    return tuple(words)
 
 
 def _slurm(environ: Mapping[str, str], command: Sequence[str]) -> Placement | None:
@@ -86,7 +97,9 @@ def _slurm(environ: Mapping[str, str], command: Sequence[str]) -> Placement | No
     ways = []
     sharing = [("--overlap", ["--overlap", "--cpus-per-task=1", "--mem=0"])]
     gpus = environ.get("SLURM_GPUS_ON_NODE", "")
-    if gpus.isdecimal() and int(gpus) > 0:  # asked for, or the step sees one task's share
+    # Asked for, or the step sees one task's share. Of a het job the number is that of the first group only, and the
+    # others may have none.
+    if gpus.isdecimal() and int(gpus) > 0 and len(parts) == 1:
         sharing.insert(0, ("--overlap", [*sharing[0][1], f"--gres=gpu:{gpus}"]))
     version, grace_s = _about_slurm()
     if version >= (23, 11):
@@ -131,49 +144,73 @@ def _unique(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def _pbs(environ: Mapping[str, str], _command: Sequence[str]) -> Placement | None:
-    """OpenPBS, PBS Professional and TORQUE: the node file has a line for each process."""
+    """OpenPBS, PBS Professional and TORQUE: the node file has a line for each place of a process, and a place has the
+    number of its line. Its commands give the task the environment of the job, and not ours: a Python that needs
+    LD_LIBRARY_PATH would not start."""
     if not environ.get("PBS_JOBID") or not environ.get("PBS_NODEFILE"):
         return None
     try:
-        nodes = _unique(Path(environ["PBS_NODEFILE"]).read_text(encoding="utf-8").split())
-    except OSError:
+        places = Path(environ["PBS_NODEFILE"]).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError):
         return None
+    nodes = _unique(places)
     if not nodes:
         return None
+    given = tuple(f"{name}={environ[name]}" for name in _CARRIED if environ.get(name))
+    carried = ("/usr/bin/env", *given) if given else ()
     ways = []
     if remote := shutil.which("pbs_tmrsh"):
-        ways.append(Way("pbs_tmrsh", tuple((remote, node) for node in nodes)))
+        ways.append(Way("pbs_tmrsh", tuple((remote, node, *carried) for node in nodes)))
     if pbsdsh := shutil.which("pbsdsh"):
-        ways.append(Way("pbsdsh", ((pbsdsh, "-u", "--"),)))
+        # TORQUE's `-u`, one for each host, is not known to OpenPBS; `-n` is known to both.
+        ways.append(Way("pbsdsh", tuple((pbsdsh, "-n", str(places.index(node)), "--", *carried) for node in nodes)))
     job: dict[str, str | int] = {"scheduler": "pbs", "job_id": environ["PBS_JOBID"], "attempt": 0}
     return Placement("pbs", nodes, job, 10.0, tuple(ways)) if ways else None
 
 
 def _flux(environ: Mapping[str, str], _command: Sequence[str]) -> Placement | None:
-    """Flux: one broker on each node of the instance; `flux exec` runs beside its jobs and takes no resources."""
+    """Flux: one broker on each node of the instance; `flux exec` runs beside its jobs and takes no resources. A task
+    (FLUX_JOB_ID) of an instance that may be the whole system's is no place from which to start anything on all of it;
+    the script of `flux batch` has no such variable."""
     flux = shutil.which("flux")
-    if flux is None or not environ.get("FLUX_URI"):
+    if flux is None or not environ.get("FLUX_URI") or environ.get("FLUX_JOB_ID"):
         return None
-    job: dict[str, str | int] = {"scheduler": "flux", "job_id": environ.get("FLUX_ENCLOSING_ID", environ["FLUX_URI"]),
-                                 "attempt": 0}
-    return Placement("flux", _names(environ.get("FLUX_HOSTLIST", "")), job, 5.0,
-                     (Way("flux exec", ((flux, "exec", "--rank=all"),)),))
+    # In the order of the brokers' ranks; more than one on a node only where an instance is tried out.
+    hosts: list[str] = []
+    with contextlib.suppress(YprovError):  # not a list of hosts
+        hosts = slurm.expand(_flux_attribute(flux, "hostlist"))
+    nodes = _unique(hosts)
+    ranks = "all" if len(nodes) == len(hosts) else ",".join(str(hosts.index(node)) for node in nodes)
+    job_id = environ.get("FLUX_ENCLOSING_ID") or _flux_attribute(flux, "jobid") or environ["FLUX_URI"]
+    job: dict[str, str | int] = {"scheduler": "flux", "job_id": job_id, "attempt": 0}
+    return Placement("flux", nodes or ("*",), job, 5.0,
+                     (Way("flux exec", ((flux, "exec", "--noinput", f"--rank={ranks}"),)),))
 
 
-def _names(text: str) -> tuple[str, ...]:
-    """A host list as Slurm and Flux write it, ("*",) where there is none."""
-    return tuple(slurm.expand(text)) if text else ("*",)
+def _flux_attribute(flux: str, name: str) -> str:
+    """An attribute of the broker (flux-getattr(1)); "" where it has none, or does not answer."""
+    try:
+        done = subprocess.run([flux, "getattr", name], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              timeout=_ASK_S, check=False)
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _lsf(environ: Mapping[str, str], _command: Sequence[str]) -> Placement | None:
-    """LSF: `LSB_MCPU_HOSTS` is `host slots host slots ...`."""
+    """LSF: `LSB_MCPU_HOSTS` is `host slots host slots ...`. On IBM's CORAL machines (CSM) the first one is the launch
+    node, which runs the batch script and no ranks."""
     blaunch = shutil.which("blaunch")
     words = environ.get("LSB_MCPU_HOSTS", "").split()
     if blaunch is None or not environ.get("LSB_JOBID") or not words:
         return None
     nodes = _unique(words[::2])
+    if environ.get("CSM_ALLOCATION_ID") and len(nodes) > 1:
+        nodes = nodes[1:]
     job: dict[str, str | int] = {"scheduler": "lsf", "job_id": environ["LSB_JOBID"], "attempt": 0}
-    return Placement("lsf", nodes, job, 10.0, (Way("blaunch", ((blaunch, "-z", " ".join(nodes)),)),))
+    if environ.get("LSB_JOBINDEX", "0") != "0":  # the tasks of an array share the job's id
+        job |= {"array_job_id": environ["LSB_JOBID"], "array_task_id": environ["LSB_JOBINDEX"]}
+    return Placement("lsf", nodes, job, 10.0, (Way("blaunch", ((blaunch, "-n", "-z", " ".join(nodes)),)),))
 
 
 #: scheduler: who looks whether we are in an allocation of it
@@ -184,10 +221,13 @@ SCHEDULERS: dict[str, Callable[[Mapping[str, str], Sequence[str]], Placement | N
 DROPPED = ("SLURM_", "SBATCH_", "SRUN_", "PMI", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES",
            "GPU_DEVICE_ORDINAL", "OMPI_", "PRTE_", "PALS_")
 KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER")
+#: What our interpreter may need to start.
+_CARRIED = ("LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
 
 
 def environment(environ: Mapping[str, str], scheduler: str) -> dict[str, str]:
-    """The environment in which a way's command is run. Only Slurm's is cleaned: `mpirun` needs what the others set."""
+    """The environment in which a way's command is run. Only that of Slurm's own is cleaned: `mpirun` finds the
+    allocation by the variables that the scheduler sets. What it starts by `srun` must not take the job's resources."""
     if scheduler != "slurm":
-        return dict(environ)
+        return {**environ, "SLURM_OVERLAP": "1"} if environ.get("SLURM_JOB_ID") else dict(environ)
     return {k: v for k, v in environ.items() if k in KEPT or not k.startswith(DROPPED)}

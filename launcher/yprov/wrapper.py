@@ -41,6 +41,8 @@ READY_S = 10.0
 #: How long the end may take: the nodes' last samples and files; and then the archive, after which it is left to the
 #: collector, which goes on by itself.
 FINISH_S = 40.0
+#: How long the archive is waited for when the collector could not be asked to make it.
+UNREACHED_S = 5.0
 #: How long the end waits for the scheduler's answer about the job; it was asked at the start.
 ASK_S = 5.0
 #: Open files that the launcher and the daemons may need.
@@ -102,6 +104,7 @@ class Wrapper:
         self.root = root
         self.killed = False      # by a second Ctrl-C
         self.own_protocol = False
+        self.by_srun = False     # its exit status may be 128 + N for tasks that a signal ended
         self.asking: threading.Thread | None = None
         self.status = 0
         self.ended_ns = 0
@@ -237,7 +240,7 @@ class Wrapper:
     def _in_allocation(self) -> None:
         job = self.config.job
         # To `srun` a second Ctrl-C within a second means that its tasks are to end: its own affair.
-        self.own_protocol = os.path.basename(self.argv[0]) == "srun"
+        self.own_protocol = self.by_srun = os.path.basename(self.argv[0]) == "srun"
         self.signals.choose = lambda group: allocation.receivers(job, group, self.daemons.job_ends)
         if previous := allocation.previous_attempt(self.run_dir, job):
             self.spool.write(Kind.RUN, {"previous": previous})
@@ -249,8 +252,9 @@ class Wrapper:
             facts = allocation.facts_of(job, self.run_dir / "source")
             self.spool.write(Kind.RUN, {"scheduler": facts})
 
-        self.asking = threading.Thread(target=ask, name="yprov-job", daemon=True)
-        self.asking.start()
+        if job:
+            self.asking = threading.Thread(target=ask, name="yprov-job", daemon=True)
+            self.asking.start()
 
     def _note(self, text: str, *, hint: str) -> None:
         say(f"note: {text}\nhint: {hint}")
@@ -348,7 +352,7 @@ class Wrapper:
         if self.killed:
             self.status = 130
         asked = self.killed or self.signals.interrupted or set(self.signals.forwarded) & set(commands.TO_END)
-        state, reason = state_of(exit_code, self.signal, asked)
+        state, reason = state_of(exit_code, self.signal, asked, of_tasks=self.by_srun)
         self._record(Kind.END, {"state": state, "reason": reason, "exit_code": exit_code, "signal": self.signal,
                                 "ended_ns": self.ended_ns or time.time_ns()})
 
@@ -368,7 +372,9 @@ class Wrapper:
                           hint=f"see {self.run_dir / 'logs'}")
         self.spool.close()
         self.daemons.goodbye()
-        status = self._wait_for_archive(began)
+        # Daemons on other nodes that cannot be reached go on by themselves once we are gone.
+        patience_s = UNREACHED_S if not in_order and isinstance(self.daemons, PlacedDaemons) else float("inf")
+        status = self._wait_for_archive(began, patience_s)
         if status is None:
             self.daemons.let_go()
             say(f"the archive is still being made in {show_path(self.run_dir)}")
@@ -382,17 +388,18 @@ class Wrapper:
                 f"hint: yprov stitch {show_path(self.run_dir)}")
         return self.status
 
-    def _wait_for_archive(self, began: float) -> int | None:
-        """The status of the stitch; None when the user does not want to wait (Ctrl-C)."""
+    def _wait_for_archive(self, began: float, patience_s: float) -> int | None:
+        """The status of the stitch; None when it is not there in time, or the user does not want to wait (Ctrl-C)."""
         self.signals.interrupted = 0
         told = began + 2.0
+        deadline = time.monotonic() + patience_s
         while True:
             status = self.daemons.archive_made(0.1)
-            if status is not None or self.signals.interrupted:
+            if status is not None or self.signals.interrupted or time.monotonic() > deadline:
                 return status
             if time.monotonic() > told:
                 say(f"making the archive ({time.monotonic() - began:.0f} s; Ctrl-C leaves it to the background)")
-                told += 10.0
+                told = time.monotonic() + 10.0
 
     def _trouble(self, text: str, *, hint: str = "") -> None:
         say(f"warning: {text}" + (f"\nhint: {hint}" if hint else ""))
@@ -409,10 +416,14 @@ def _given_environment() -> dict[str, str]:
     return environ
 
 
-def state_of(exit_code: int, signum: int, asked_to_stop: object) -> tuple[str, str]:
+def state_of(exit_code: int, signum: int, asked_to_stop: object, *, of_tasks: bool = False) -> tuple[str, str]:
     """(state, reason) of an ended command. Killed: by SIGKILL, ours or anybody's (the out-of-memory killer's).
-    Cancelled: it was sent a signal through us and did not end with 0. Else its exit status decides."""
+    Cancelled: it was sent a signal through us and did not end with 0. Else its exit status decides; with `of_tasks` one
+    of 128 + N tells that signal N ended the command's tasks."""
     reason = f"signal {signal.Signals(signum).name}" if signum else f"exit status {exit_code}"
+    if of_tasks and not signum and exit_code - 128 in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL):
+        signum = exit_code - 128
+        reason += f": {signal.Signals(signum).name} ended its tasks"
     if exit_code == 0:
         return "completed", reason
     if asked_to_stop or signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

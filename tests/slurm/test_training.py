@@ -33,7 +33,8 @@ def run(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "#!/bin/bash\nexport OMP_NUM_THREADS=1 GLOO_SOCKET_IFNAME=eth0\n"
         f"exec {sys.executable} -m yprov.cli run --experiment ddp -- "
         f"srun {TORCH} {ROOT}/examples/ddp.py --epochs {EPOCHS}\n")
-    job = slurm.sbatch(script, f"-N{NODES}", f"--ntasks-per-node={RANKS // NODES}", "--job-name=digits", "--comment=a real one", cwd=work)
+    job = slurm.sbatch(script, f"-N{NODES}", f"--ntasks-per-node={RANKS // NODES}", "--job-name=digits",
+                       "--comment=a real one", cwd=work)
     assert slurm.wait(job, timeout=180) == "COMPLETED", slurm.tails()
     (run_dir,) = (work / "yprov-runs").iterdir()
     return run_dir

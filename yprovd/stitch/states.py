@@ -72,5 +72,7 @@ def _ended_before(own: Mapping[str, Any], theirs: Mapping[str, Any], state: str)
         return False  # the launcher was on that node; the scheduler finds out minutes later
     if theirs.get("asked_later"):
         return ours < its - 2 * _SECOND
+    if state == "killed":
+        return theirs["state"] == "cancelled" and ours < its  # the launcher died before anybody ended the job
     # A job whose script has ended looks cancelled for a moment.
     return theirs["state"] == "cancelled" and ours < its - 10 * _SECOND
