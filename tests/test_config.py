@@ -171,7 +171,10 @@ configs = st.builds(
     launcher=st.dictionaries(st.text(), st.text() | st.integers(), max_size=3),
     settings=st.builds(Settings, name=st.text(), experiment=st.text(), dir=st.text(), interval=st.floats(0.01, 3600),
                        inputs=texts, outputs=texts, tags=st.dictionaries(st.text(), st.text(), max_size=3),
-                       keep_spool=st.booleans(), disable=texts, user=people, organisation=people, licence=st.text()),
+                       keep_spool=st.booleans(), disable=texts, user=people, organisation=people, licence=st.text(),
+                       scheduler=st.text(), launch_with=st.text(), interface=st.text()),
+    nodes=texts, job=st.dictionaries(st.text(), st.text() | st.integers(), max_size=3),
+    grace_s=st.floats(0, 1e6),
 )
 
 

@@ -16,7 +16,6 @@ from tests.support import eventually
 from yprovd.config import COLLECTOR_FILE, KEY_FILE
 from yprovd.errors import YprovError
 from yprovd.rendezvous import (
-    Keys,
     addresses,
     announce,
     endpoint,
@@ -24,7 +23,7 @@ from yprovd.rendezvous import (
     read_keys,
     write_keys,
 )
-from yprovd.transport import DATA, QUESTION, REPLY, Receiver, Sender, new_keys
+from yprovd.transport import DATA, QUESTION, REPLY, Keys, Receiver, Sender, new_keys
 
 
 @contextlib.contextmanager

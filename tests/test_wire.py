@@ -241,6 +241,8 @@ def golden_frames() -> list[bytes]:
         (Kind.FILE, to_json({"t": 1, "role": "output", "path": "/x", "name": "x", "copy": False})),
         (Kind.NOTE, to_json({"text": "a daemon started again", "t": 1})),
         (Kind.FACTS, to_json({"path": "/x", "t": 1, "source": "0123456789abcdef", "size": 3, "sha256": "00"})),
+        (Kind.TASK, to_json({"tasks": [{"e": "begin", "t": 1, "id": 1, "pid": 2, "start": 3, "rank": 0,
+                                        "step": "7.0"}]})),
     ):
         out.append(packer.frame(kind, payload))
         clock.advance(7)

@@ -15,10 +15,11 @@ import os
 import socket
 import struct
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from yprovd.config import COLLECTOR_FILE, KEY_FILE
 from yprovd.errors import YprovError
+from yprovd.transport import Keys
 
 #: Interfaces of fabrics come first: Slingshot, InfiniBand, Omni-Path; those of containers and bridges last.
 _FABRIC = ("hsn", "ib", "opa", "cxi")
@@ -26,13 +27,6 @@ _INNER = ("lo", "docker", "br-", "virbr", "veth", "cni", "tun", "tap")
 _SIOCGIFADDR = 0x8915
 #: How long one address is tried.
 PROBE_S = 0.5
-
-
-class Keys(NamedTuple):
-    """CURVE keys in Z85, 40 characters each."""
-
-    public: bytes
-    secret: bytes
 
 
 def write_keys(run_dir: Path, keys: Keys) -> None:

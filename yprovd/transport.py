@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 import zmq
 
 from yprovd.errors import WireError, YprovError
-from yprovd.rendezvous import Keys
 from yprovd.wire import from_json, to_json
 
 DATA, ACK, STOP, GOODBYE, QUESTION, REPLY = b"D", b"A", b"S", b"B", b"Q", b"R"
@@ -60,6 +59,14 @@ def ipc(path: str) -> str:
         raise YprovError(f"the socket path `{path}` is longer than {MAX_IPC_PATH} bytes",
                          hint="set TMPDIR to a shorter path")
     return "ipc://" + path
+
+
+class Keys(NamedTuple):
+    """A pair of CURVE keys in Z85, 40 characters each. The public half is the receiver's name: who does not know it
+    cannot connect, and it does not travel in the clear."""
+
+    public: bytes
+    secret: bytes
 
 
 def new_keys() -> Keys:

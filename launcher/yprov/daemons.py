@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ def clean_environment() -> dict[str, str]:
 
 class Daemons:
     """The collector and this node's daemon. For one thread."""
+
+    #: As those of a placement have them: ways that were refused, and nodes that did not answer.
+    fallbacks: Sequence[str] = ()
+    dark: Sequence[str] = ()
 
     def __init__(self, run_dir: Path, runtime_dir: Path) -> None:
         self.run_dir = run_dir

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -49,6 +50,7 @@ class PlacedDaemons:
         self._said = 0.0
         self._ending = False
         self._log_from = 0
+        self._whole_at = 0.0
         keys = new_keys()
         write_keys(run_dir, keys)
         (run_dir / COLLECTOR_FILE).touch(0o600)  # a file that is there is looked at again, also over NFS
@@ -92,7 +94,8 @@ class PlacedDaemons:
             for command in way.commands:
                 self._steps.append(subprocess.Popen(
                     [*command, sys.executable, "-P", "-m", "yprovd", "step", str(self.run_dir)],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ, cwd="/", start_new_session=True))
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ, cwd="/", start_new_session=True,
+                    preexec_fn=_hear_of_children))
 
     def roll_call(self, timeout_s: float, interrupted: Callable[[], bool], say: Callable[[str], None]) -> bool:
         """Wait until every node has answered. False when one has not in time. Raises YprovError when no node can have a
@@ -226,13 +229,17 @@ class PlacedDaemons:
         self._sender.control(GOODBYE)
 
     def archive_made(self, wait_s: float) -> int | None:
-        """0 once the step has ended and left an archive, 1 when it has ended without; None while it is at work."""
+        """0 once the step has ended and left an archive, 1 when it has ended without; None while it is at work. A
+        step that does not end though the archive has long been there is not waited for."""
         deadline = time.monotonic() + wait_s
         for step in self._steps:
             try:
                 step.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                return None
+                if not self._archive_is_whole():
+                    return None
+                self._whole_at = self._whole_at or time.monotonic()
+                return 0 if time.monotonic() > self._whole_at + LEAVE_S else None
         return 0 if self._archive_is_whole() else 1
 
     def _archive_is_whole(self) -> bool:
@@ -259,6 +266,12 @@ class PlacedDaemons:
     def let_go(self) -> None:
         """Leave at once: the collector sees that we are gone and finishes."""
         self._sender.close()
+
+
+def _hear_of_children() -> None:
+    """The launcher blocks its signals, and a command inherits that. Without SIGCHLD a shell, as which sites wrap their
+    `mpirun`, would wait for its children for ever. The others stay blocked: they are meant for the job."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
 
 def _short(host: str) -> str:

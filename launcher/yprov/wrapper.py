@@ -18,13 +18,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yprov import allocation
 from yprov import command as commands
 from yprov.capture import about_run, code_of
 from yprov.daemons import Daemons, clean_environment
-from yprov.placed import PlacedDaemons
 from yprov.placement import Placement
 from yprov.placement import find as find_placement
 from yprov.runs import create, on_this_machine
@@ -35,6 +34,9 @@ from yprovd.files import FileWorker
 from yprovd.processes import MARKER, about_source, job_processes
 from yprovd.spool import SpoolWriter
 from yprovd.wire import Kind, Packer, new_source
+
+if TYPE_CHECKING:
+    from yprov.placed import PlacedDaemons
 
 #: How long the daemons may take to be ready; the command starts then in any case.
 READY_S = 10.0
@@ -182,10 +184,12 @@ class Wrapper:
         refused = ""
         if placement is not None:
             try:
+                from yprov.placed import PlacedDaemons
+
                 self.daemons: Daemons | PlacedDaemons = PlacedDaemons(self.run_dir, placement)
                 self.daemons.start()
                 return ""
-            except (YprovError, OSError) as e:
+            except (YprovError, OSError, ImportError) as e:  # no ZeroMQ, say
                 refused = str(e)
                 self.config = on_this_machine(self.run_dir, self.config)
         self.daemons = Daemons(self.run_dir, Path(self.config.runtime_dir))
@@ -205,8 +209,7 @@ class Wrapper:
             ready = here.roll_call(READY_S + 0.01 * nodes, lambda: bool(self.signals.interrupted), say)
         except YprovError as e:  # no way of the scheduler's was left
             refused, ready = str(e), False
-            fallbacks = here.fallbacks if isinstance(here, PlacedDaemons) else []
-            refused = "; ".join([*fallbacks, refused])
+            refused = "; ".join([*here.fallbacks, refused])
         if refused:
             here = self._on_this_machine()
             ready = here.roll_call(READY_S, lambda: bool(self.signals.interrupted), say)
@@ -214,12 +217,11 @@ class Wrapper:
                           hint=f"see {self.run_dir / 'logs'}")
         about = here.about()
         self.spool.write(Kind.RUN, {"config": self.config.to_json(), "daemons": {**about, "refused": refused}})
-        if isinstance(here, PlacedDaemons):
-            for sentence in here.fallbacks:
-                self._trouble(f"the daemons were placed in another way: {sentence}")
+        for sentence in here.fallbacks:
+            self._trouble(f"the daemons were placed in another way: {sentence}")
         if ready or self.signals.interrupted:
             return
-        if isinstance(here, PlacedDaemons):
+        if here.dark:
             dark = here.dark
             self._trouble(f"{len(dark)} of {nodes} nodes are not ready ({', '.join(dark[:8])}"
                           f"{'...' if len(dark) > 8 else ''}): the command runs, and may not be measured there",
@@ -373,7 +375,7 @@ class Wrapper:
         self.spool.close()
         self.daemons.goodbye()
         # Daemons on other nodes that cannot be reached go on by themselves once we are gone.
-        patience_s = UNREACHED_S if not in_order and isinstance(self.daemons, PlacedDaemons) else float("inf")
+        patience_s = UNREACHED_S if not in_order and not isinstance(self.daemons, Daemons) else float("inf")
         status = self._wait_for_archive(began, patience_s)
         if status is None:
             self.daemons.let_go()
