@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, YPROV, Row, Spread
+from benchmarks.common import ROOT, YPROV, Row, Spread, interval
 from tests.slurm.cluster import Cluster, why_not
 
 #: Prints when each of its tasks begins.
@@ -29,6 +29,15 @@ exec {yprov} run -q -- srun -N{nodes} sleep {seconds}
 """
 
 
+_DDP = """#!/bin/bash
+export OMP_NUM_THREADS=1 GLOO_SOCKET_IFNAME=eth0 STEPS={steps}
+for i in $(seq {repeats}); do
+  echo "alone $(srun {python} {script})"
+  echo "ours $({yprov} run -q -- srun {python} {script})"
+done
+"""
+
+
 def cluster(quick: bool) -> list[Row]:
     """Start: from the call to the first instruction of the first task of `srun`, with and without `yprov run --`,
     alternating in one job. Long run: `sleep` on 64 nodes; the samples of every node are counted."""
@@ -42,6 +51,8 @@ def cluster(quick: bool) -> list[Row]:
                 rows.append(_start(machines, nodes, 3 if quick else 9, folder))
                 if nodes == 64:
                     rows.append(_long(machines, nodes, 20 if quick else 60, folder))
+        with Cluster(folder / "ddp", nodes=4, shared=[ROOT, folder]) as machines:
+            rows.append(_ddp(machines, 3 if quick else 10, folder))
     return rows
 
 
@@ -84,6 +95,28 @@ def _long(machines: Cluster, nodes: int, seconds: int, folder: Path) -> Row:
     whole = there.shape[0] == nodes and bool(inner.all()) and inner.shape[1] >= seconds
     return Row(f"{nodes} nodes for {seconds} s: samples", f"{int(inner.sum())} of {inner.size}; {there.shape[0]} nodes",
                "every one", whole, raw={"nodes": there.shape[0], "ticks": inner.shape[1], "run": run})
+
+
+def _ddp(machines: Cluster, repeats: int, folder: Path) -> Row:
+    """The time of one step of a DDP training of 4 ranks on 4 nodes, with and without us, alternating in one job. The
+    ranks share this machine's cores with each other and with the daemons."""
+    python = ROOT / ".venv-torch/bin/python"
+    if not python.exists():
+        return Row("DDP step time", "not measured: no PyTorch (make torch-env)")
+    script = _DDP.format(steps=300, repeats=repeats, python=python, yprov=YPROV[0],
+                         script=ROOT / "benchmarks/inside/ddp_steps.py")
+    text = _submit(machines, script, 4, folder / "ddp-work", 120 * repeats)
+    found: dict[str, list[float]] = {"alone": [], "ours": []}
+    for line in text.splitlines():
+        who, _, rest = line.partition(" step ")
+        if who in found:
+            found[who].append(float(rest))
+    more = [100 * (b / a - 1) for a, b in zip(found["alone"], found["ours"], strict=True)]
+    low, high = interval(more)
+    met = True if high <= 0.5 else (False if low > 0.5 else None)
+    return Row("DDP step time on 4 nodes, over without us",
+               f"{statistics.median(more):+.2f} % (90 %: {low:+.2f}..{high:+.2f}; step "
+               f"{1000 * statistics.median(found['alone']):.1f} ms)", "<= 0.5 %", met, raw=found)
 
 
 if __name__ == "__main__":

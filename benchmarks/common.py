@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import random
 import signal
 import statistics
 import subprocess
@@ -62,6 +63,13 @@ class Spread:
         scaled = [v * scale for v in self.values]
         spread = f" [{min(scaled):,.{digits}f}..{max(scaled):,.{digits}f}]" if len(scaled) > 1 else ""
         return f"{statistics.median(scaled):,.{digits}f}{spread} {unit}".rstrip()
+
+
+def interval(ratios: list[float]) -> tuple[float, float]:
+    """Where the median of such ratios lies with 90 % confidence (bootstrap)."""
+    rng = random.Random(1)
+    medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(2000))
+    return medians[100], medians[1899]
 
 
 def times(theirs: float, ours: float) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
-import statistics
 import sys
 import time
 from pathlib import Path
 
-from benchmarks.common import INSIDE, Row, Spread, call, folder, last_json, under_yprov
+from benchmarks.common import INSIDE, Row, Spread, call, folder, interval, last_json, under_yprov
 
 BAR = 0.005
 #: How well the median should be known.
@@ -24,13 +22,6 @@ def _train(recorded: bool, epochs: int, core: int | None) -> dict[str, float]:
                                      "--model", cwd / "model.pkl"]
         argv = under_yprov([], command) if recorded else command
         return dict(last_json(call(argv, cwd, core=core, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")))
-
-
-def _interval(ratios: list[float]) -> tuple[float, float]:
-    """Where the median of such ratios lies with 90 % confidence (bootstrap)."""
-    rng = random.Random(1)
-    medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(2000))
-    return medians[100], medians[1899]
 
 
 def slowdown(quick: bool) -> list[Row]:
@@ -58,7 +49,7 @@ def _row(quick: bool, name: str, core: int | None, bar: str) -> Row:
         order = ((False, True), (True, False))[len(results) % 2]
         results.append({recorded: _train(recorded, epochs, core) for recorded in order})
         wall = [r[True]["wall_s"] / r[False]["wall_s"] - 1 for r in results]
-        low, high = _interval(wall)
+        low, high = interval(wall)
     cpu = Spread([r[True]["cpu_s"] / r[False]["cpu_s"] - 1 for r in results])
     plain = Spread([r[False]["wall_s"] for r in results])
     met = None if not bar or low <= BAR < high else high <= BAR  # the interval, and not its middle, decides
