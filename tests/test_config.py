@@ -53,7 +53,8 @@ def test_a_key_like_no_other_gets_the_list() -> None:
     + [("keep_spool", v, "true or false") for v in ("yes", 1, None)]
     + [(key, v, "a name, or a mapping with `name` and `id`")
        for key in ("user", "organisation") for v in (1, ["a"], {"orcid": "x"}, None)]
-    + [(key, v, "text") for key in ("name", "experiment", "dir", "licence") for v in (None, True, ["a"], {"a": 1})],
+    + [(key, v, "text") for key in ("name", "experiment", "dir", "licence", "scheduler", "launch_with",
+                                     "interface") for v in (None, True, ["a"], {"a": 1})],
 )
 def test_a_wrong_type_or_range_is_named_with_what_was_expected(key: str, value: Any, expected: str) -> None:
     error = refused(**{key: value})

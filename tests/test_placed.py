@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import xarray as xr
 
+from tests import standins
 from tests.running import attribute, document, eventually, only_run, processes_about, start, state, yprov
-from yprovd.config import COLLECTOR_FILE, KEY_FILE
+from tests.standins import HERE, StandIns
+from yprov.placement import Placement
+from yprov.runs import create
+from yprovd.collector import Collector
+from yprovd.config import COLLECTOR_FILE, KEY_FILE, Settings
 from yprovd.errors import YprovError
+from yprovd.rendezvous import endpoint, write_keys
 from yprovd.step import _make_runtime_dir, is_first
 from yprovd.stitch.validate import validate_run
+from yprovd.transport import Sender, new_keys
 
 CLIENT = "import yprov\nwith yprov.context('training'):\n    yprov.log_metric('loss', 0.5)\n"
 
@@ -41,6 +51,14 @@ def test_a_run_whose_daemons_were_placed_is_whole(tmp_path: Path) -> None:
     assert not processes_about(str(run_dir))
 
 
+def test_the_collector_listens_on_the_interface_that_was_asked_for(tmp_path: Path) -> None:
+    place = stand_in(tmp_path, 'exec "$@"')
+    done = yprov("run", "--interface", "lo", "--launch-with", place, "--", "true", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "warning" not in done.stderr
+    assert attribute(document(only_run(tmp_path))["activity"]["monitoring"], "placedBy") == place
+
+
 def test_the_secret_of_the_run_is_in_no_file_of_it(tmp_path: Path) -> None:
     place = stand_in(tmp_path, f'cp "$6/{KEY_FILE}" {tmp_path}/copied 2>/dev/null; exec "$@"')
     yprov("run", "--keep-spool", "--launch-with", place, "--", "true", cwd=tmp_path)
@@ -64,6 +82,88 @@ def test_a_program_that_places_nothing_costs_the_other_nodes_and_not_the_job(
     run_dir = only_run(tmp_path)
     assert (state(run_dir), validate_run(run_dir), left_behind(run_dir)) == ("completed", [], [])
     assert not processes_about(place)
+
+
+def test_a_program_that_is_not_there_costs_the_other_nodes_and_not_the_job(tmp_path: Path) -> None:
+    done = yprov("run", "--launch-with", "mpirum -npernode 1", "--", "echo", "done", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    assert "only this node is recorded" in done.stderr
+    assert "mpirum -npernode 1: No such file or directory" in done.stderr
+    run_dir = only_run(tmp_path)
+    assert (state(run_dir), validate_run(run_dir), left_behind(run_dir)) == ("completed", [], [])
+
+
+def test_a_shell_script_that_waits_for_its_children_sees_them_end(tmp_path: Path) -> None:
+    place = stand_in(tmp_path, '"$@" &\nwait')
+    done = yprov("run", "--launch-with", place, "--", "true", cwd=tmp_path)
+    assert done.returncode == 0
+    run_dir = only_run(tmp_path)
+    assert (state(run_dir), validate_run(run_dir), left_behind(run_dir)) == ("completed", [], [])
+    assert not processes_about(place)
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun here")
+def test_a_real_mpirun_places_the_daemons(tmp_path: Path) -> None:
+    mpirun = "mpirun --allow-run-as-root -npernode 1 --bind-to none"
+    done = yprov("run", "--launch-with", mpirun, "--", sys.executable, "-c", CLIENT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run_dir = only_run(tmp_path)
+    assert (state(run_dir), validate_run(run_dir), left_behind(run_dir)) == ("completed", [], [])
+    assert attribute(document(run_dir)["activity"]["monitoring"], "placedBy") == mpirun
+
+
+NODES = (HERE, "yn2", "yn3")
+
+
+def cluster(kind: str, folder: Path) -> dict[str, str]:
+    """The environment of a batch script of this kind, with stand-ins for its commands in PATH."""
+    made = StandIns(folder / "bin")
+    job: dict[str, str] = {"NODES": " ".join(NODES)}
+    if kind in ("pbs_tmrsh", "pbsdsh"):
+        standins.pbs(made.add, tmrsh=kind == "pbs_tmrsh")
+        (folder / "nodes").write_text("".join(f"{node}\n{node}\n" for node in NODES))
+        job |= {"PBS_JOBID": "7.server", "PBS_NODEFILE": str(folder / "nodes")}
+    elif kind == "flux exec":
+        standins.flux(made.add, f"{HERE},yn[2-3]")
+        job |= {"FLUX_URI": "local:///x", "FLUX_ENCLOSING_ID": "f9"}
+    elif kind == "blaunch":
+        standins.lsf(made.add)
+        job |= {"LSB_JOBID": "9", "LSB_MCPU_HOSTS": " ".join(f"{node} 4" for node in NODES)}
+    return made.environment(**job)
+
+
+@pytest.mark.skipif(not standins.can_have_nodes(), reason="needs root and unshare(1)")
+@pytest.mark.parametrize("kind", ["pbs_tmrsh", "pbsdsh", "flux exec", "blaunch"])
+def test_all_nodes_of_another_scheduler_s_job_are_in_one_record(tmp_path: Path, kind: str) -> None:
+    done = yprov("run", "--", sys.executable, "-c", CLIENT, cwd=tmp_path, env=cluster(kind, tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    run_dir = only_run(tmp_path)
+    assert (state(run_dir), validate_run(run_dir), left_behind(run_dir)) == ("completed", [], [])
+    assert attribute(document(run_dir)["activity"]["monitoring"], "placedBy") == kind
+    nodes = xr.open_zarr(run_dir / "series.zarr", group="nodes", consolidated=False)
+    assert sorted(nodes["hostname"].values.tolist()) == sorted(NODES)
+    assert not processes_about(str(run_dir))
+
+
+def test_what_is_left_of_a_connection_that_was_made_anew_is_no_node(tmp_path: Path) -> None:
+    """ZeroMQ hands the rest of the old connection out under a name of its own, which will never say goodbye."""
+    run_dir, _ = create(Settings(dir=str(tmp_path)), ["true"], placement=Placement("", ("*",), {}, 10.0, ()))
+    keys = new_keys()
+    write_keys(run_dir, keys)
+    collector = Collector(run_dir)
+    sender = Sender(functools.partial(endpoint, run_dir), limit=1 << 20, identity=b"node-1", keys=keys)
+    try:
+        for _ in range(3):
+            sender.send([b"frame"], sync=True)
+        eventually(lambda: collector.receiver.socket.poll(10))
+        sender.reconnect()
+        eventually(lambda: (collector._turn(wait_ms=10), sender.receive(10)) and not sender.waiting)
+        assert collector.nodes == {b"node-1"}
+    finally:
+        sender.close()
+        collector.receiver.close()
+        collector.spool.close()
 
 
 def test_when_the_launcher_is_killed_the_daemons_finish_by_themselves(tmp_path: Path) -> None:

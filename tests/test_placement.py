@@ -128,6 +128,95 @@ def test_pbs_flux_and_lsf_are_lines_of_the_table(programs: Programs, tmp_path: P
     assert (lsf.nodes, lsf.ways[0].commands) == (("h1", "h2"), ((f"{bin_}/blaunch", "-n", "-z", "h1 h2"),))
 
 
+def test_only_the_first_group_s_gpus_are_known_and_so_a_het_job_asks_for_none(programs: Programs) -> None:
+    programs(srun="", scontrol=config())
+    found = find(Settings(), {
+        **SLURM, "SLURM_GPUS_ON_NODE": "8", "SLURM_HET_SIZE": "2",
+        "SLURM_JOB_ID_HET_GROUP_0": "7", "SLURM_JOB_NODELIST_HET_GROUP_0": "n[1-2]",
+        "SLURM_JOB_ID_HET_GROUP_1": "8", "SLURM_JOB_NODELIST_HET_GROUP_1": "c1"}, ["srun"])
+    assert found is not None
+    assert [way.name for way in found.ways] == ["srun --overlap"]
+
+
+def test_the_task_of_an_array_is_keyed_by_both_ids(programs: Programs) -> None:
+    programs(srun="", scontrol=config())
+    found = find(Settings(), {**SLURM, "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}, ["srun"])
+    assert found is not None
+    assert (found.job["array_job_id"], found.job["array_task_id"]) == ("7", "3")
+
+
+def test_without_slurm_s_commands_as_in_a_container_there_is_no_placement(programs: Programs) -> None:
+    programs(true="")
+    assert find(Settings(), SLURM, ["python"]) is None
+
+
+def test_pbs_starts_by_the_line_of_the_node_file_and_hands_on_what_python_needs(
+    programs: Programs, tmp_path: Path
+) -> None:
+    nodes = tmp_path / "nodes"
+    nodes.write_text("a\na\nb\nb\na\n")
+    programs(pbsdsh="")
+    found = find(Settings(), {"PBS_JOBID": "1.s", "PBS_NODEFILE": str(nodes), "LD_LIBRARY_PATH": "/opt/python/lib"},
+                 ["x"])
+    assert found is not None
+    ((name, commands),) = found.ways
+    env = ("/usr/bin/env", "LD_LIBRARY_PATH=/opt/python/lib")
+    pbsdsh = f"{tmp_path}/bin/pbsdsh"
+    assert (name, commands) == ("pbsdsh", ((pbsdsh, "-n", "0", "--", *env), (pbsdsh, "-n", "2", "--", *env)))
+
+
+@pytest.mark.parametrize("content", [None, "", b"\xff\xfe"])
+def test_a_node_file_that_cannot_be_read_is_no_allocation(
+    programs: Programs, tmp_path: Path, content: str | bytes | None
+) -> None:
+    programs(pbsdsh="")
+    nodes = tmp_path / "nodes"
+    if content is not None:
+        nodes.write_bytes(content.encode() if isinstance(content, str) else content)
+    assert find(Settings(), {"PBS_JOBID": "1", "PBS_NODEFILE": str(nodes)}, ["x"]) is None
+
+
+@pytest.mark.parametrize(("body", "nodes", "ranks"), [
+    ('[ "$2" = hostlist ] && echo "f[1-3]"', ("f1", "f2", "f3"), "all"),
+    ('[ "$2" = hostlist ] && echo "f1,f1,f2,f2"', ("f1", "f2"), "0,2"),  # two brokers on each
+    ("exit 1", ("*",), "all"),
+    ("echo 'no[list'", ("*",), "all"),
+    ("exec /bin/sleep 60", ("*",), "all"),
+])
+def test_flux_is_asked_for_its_nodes(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch, body: str, nodes: tuple[str, ...], ranks: str
+) -> None:
+    monkeypatch.setattr(placement, "_ASK_S", 0.5)
+    programs(flux=body)
+    found = find(Settings(), {"FLUX_URI": "local:///x", "FLUX_ENCLOSING_ID": "f9"}, ["x"])
+    assert found is not None
+    assert (found.nodes, found.job["job_id"]) == (nodes, "f9")
+    assert found.ways[0].commands[0][1:] == ("exec", "--noinput", f"--rank={ranks}")
+
+
+def test_a_task_of_flux_is_recorded_where_it_is(programs: Programs) -> None:
+    programs(flux="")
+    assert find(Settings(), {"FLUX_URI": "local:///run/flux/local", "FLUX_JOB_ID": "f1"}, ["x"]) is None
+
+
+def test_lsf_s_launch_node_on_coral_is_left_out_and_arrays_have_both_ids(programs: Programs) -> None:
+    programs(blaunch="")
+    environ = {"LSB_JOBID": "3", "LSB_JOBINDEX": "2", "LSB_MCPU_HOSTS": "batch1 1 a01 42 a02 42"}
+    found = find(Settings(), {**environ, "CSM_ALLOCATION_ID": "77"}, ["x"])
+    assert found is not None
+    assert found.nodes == ("a01", "a02")
+    assert (found.job["array_job_id"], found.job["array_task_id"]) == ("3", "2")
+    elsewhere = find(Settings(), environ, ["x"])
+    assert elsewhere is not None
+    assert elsewhere.nodes == ("batch1", "a01", "a02")
+
+
+def test_a_command_of_one_s_own_finds_the_allocation_and_takes_nothing_of_it() -> None:
+    given = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "HOME": "/h"}
+    assert environment(given, "") == {**given, "SLURM_OVERLAP": "1"}
+    assert environment({"PBS_JOBID": "1"}, "pbs") == {"PBS_JOBID": "1"}
+
+
 def test_a_command_of_one_s_own_places_the_daemons(programs: Programs) -> None:
     programs(mpirun="", srun="", scontrol=config())
     anywhere = find(Settings(launch_with="mpirun -npernode 1"), {}, ["x"])
@@ -135,6 +224,7 @@ def test_a_command_of_one_s_own_places_the_daemons(programs: Programs) -> None:
     assert (anywhere.nodes, anywhere.ways[0].commands) == (("*",), (("mpirun", "-npernode", "1"),))
     in_slurm = find(Settings(launch_with="mpirun -npernode 1"), SLURM, ["x"])
     assert in_slurm is not None
+    assert (in_slurm.scheduler, in_slurm.job["scheduler"]) == ("", "slurm")
     assert (in_slurm.nodes, [w.name for w in in_slurm.ways]) == (("n1", "n2", "n3"), ["mpirun -npernode 1"])
 
 

@@ -80,7 +80,11 @@ class Collector:
         """On every interface, or on the one that was asked for, and say where."""
         interface = self.config.settings.interface
         here = addresses(interface)
-        receiver = Receiver(f"tcp://{interface or '*'}:0", keys=read_keys(self.run_dir))
+        at = "*"
+        if interface:  # by its address: of a name ZeroMQ takes the first that it finds, be it of the link only
+            here = here[:1]
+            at = f"[{here[0]}]" if ":" in here[0] else here[0]
+        receiver = Receiver(f"tcp://{at}:0", keys=read_keys(self.run_dir))
         announce(self.run_dir, receiver.port, here)
         return receiver
 
@@ -136,6 +140,8 @@ class Collector:
         end = None if self.end_written else vigil.end(self._lost_node(vigil))
         if end is not None and self._write([self.packer.json(Kind.END, end)]):
             self.end_written = True
+            for node in self.nodes - self.gone:  # so that not every node asks
+                self.receiver.control(node, QUESTION, {"ends": [end["state"], end["reason"]]})
             _log(f"the scheduler ends the job: {end['state']} ({end['reason']})")
             self._sync()
 
@@ -161,6 +167,8 @@ class Collector:
         frames: list[bytes] = []
         taken: list[tuple[bytes, int]] = []
         for message in self.receiver.receive():
+            if message.peer.startswith(b"\0"):
+                continue  # the rest of a connection that was made anew, under a name of ZeroMQ's: it comes again
             self.heard[message.peer] = time.monotonic()
             if message.kind == DATA:
                 self.nodes.add(message.peer)

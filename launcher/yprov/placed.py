@@ -7,6 +7,7 @@ themselves when we are gone.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -30,6 +31,10 @@ LOG = "daemons.log"
 HELLO_S = 1.0
 #: A step that ends this often is not unlucky.
 RESTARTS = 3
+#: The collector was heard so recently: its step is there, whatever has become of the scheduler's command.
+HEARD_S = 3.0
+#: How long the archive of a step is waited for whose end nobody tells us.
+MAKE_S = 60.0
 #: How long a step may take to end once the archive is there.
 LEAVE_S = 10.0
 
@@ -50,6 +55,8 @@ class PlacedDaemons:
         self._said = 0.0
         self._ending = False
         self._log_from = 0
+        self._helpers_ended = self._without_client = False
+        self._archive_by = 0.0
         self._whole_at = 0.0
         keys = new_keys()
         write_keys(run_dir, keys)
@@ -87,6 +94,7 @@ class PlacedDaemons:
 
     def _start(self, way: Way) -> None:
         self._way, self._steps = way, []
+        self._helpers_ended = False
         environ = environment(clean_environment(), self.placement.scheduler)
         log_path = self.run_dir / "logs" / LOG
         with open(log_path, "ab") as log:
@@ -185,8 +193,13 @@ class PlacedDaemons:
             if not self._sender.connected or now - self._sender.heard > 5.0:
                 self._sender.reconnect()  # it was started again, and listens elsewhere
             self._sender.control(QUESTION, {})
+        self._let_steps_live()
         if self._ending or not self._steps or any(step.poll() is None for step in self._steps):
             return []
+        if now - self._sender.heard < HEARD_S:
+            self._without_client = True
+            return []  # the scheduler's command was killed, and the step goes on
+        self._without_client = False
         if self._restarts >= RESTARTS or self._way is None:
             self._steps = []
             return ["the daemon step ended again and again, and is left alone"]
@@ -197,6 +210,18 @@ class PlacedDaemons:
             self._steps = []
             return [f"the daemon step ended and cannot be started again: {e.strerror}"]
         return ["the daemon step ended and was started again"]
+
+    def _let_steps_live(self) -> None:
+        """`srun` has a helper process that kills the step when `srun` itself is killed, as it is with the batch shell:
+        the daemons would lose the time between SIGTERM and SIGKILL. Without the helper the step goes on."""
+        if self._helpers_ended or self.placement.scheduler != "slurm":
+            return
+        self._helpers_ended = True
+        for step in self._steps:
+            for pid in _children(step.pid):
+                with contextlib.suppress(OSError):
+                    if Path(f"/proc/{pid}/comm").read_text(encoding="ascii", errors="replace").strip() == "srun":
+                        os.kill(pid, signal.SIGKILL)
 
     def job_ends(self) -> None:
         """The scheduler ends the job: what ends now has ended for good."""
@@ -221,7 +246,7 @@ class PlacedDaemons:
             _, answers = self._sender.receive(50)
             if any(a.body and "stopped" in a.body for a in answers):
                 return True
-            if all(step.poll() is not None for step in self._steps):
+            if not self._without_client and all(step.poll() is not None for step in self._steps):
                 return False
         return False
 
@@ -232,6 +257,10 @@ class PlacedDaemons:
         """0 once the step has ended and left an archive, 1 when it has ended without; None while it is at work. A
         step that does not end though the archive has long been there is not waited for."""
         deadline = time.monotonic() + wait_s
+        if self._without_client and not self._archive_is_whole():
+            self._archive_by = self._archive_by or time.monotonic() + MAKE_S
+            time.sleep(wait_s)
+            return None if time.monotonic() < self._archive_by else 1
         for step in self._steps:
             try:
                 step.wait(max(0.0, deadline - time.monotonic()))
@@ -272,6 +301,14 @@ def _hear_of_children() -> None:
     """The launcher blocks its signals, and a command inherits that. Without SIGCHLD a shell, as which sites wrap their
     `mpirun`, would wait for its children for ever. The others stay blocked: they are meant for the job."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+
+def _children(pid: int) -> list[int]:
+    """Of a process with one thread that forks; empty where the kernel does not tell."""
+    try:
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    except (OSError, ValueError):
+        return []
 
 
 def _short(host: str) -> str:

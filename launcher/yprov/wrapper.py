@@ -183,14 +183,18 @@ class Wrapper:
         """First of all: they take the longest. Returns why the scheduler could not be used, where it could not."""
         refused = ""
         if placement is not None:
+            placed: PlacedDaemons | None = None
             try:
                 from yprov.placed import PlacedDaemons
 
-                self.daemons: Daemons | PlacedDaemons = PlacedDaemons(self.run_dir, placement)
-                self.daemons.start()
+                self.daemons: Daemons | PlacedDaemons = (placed := PlacedDaemons(self.run_dir, placement))
+                placed.start()
                 return ""
             except (YprovError, OSError, ImportError) as e:  # no ZeroMQ, say
                 refused = str(e)
+                if placed is not None:
+                    refused = "; ".join([*placed.fallbacks, refused])
+                    placed.close()  # its keys, too
                 self.config = on_this_machine(self.run_dir, self.config)
         self.daemons = Daemons(self.run_dir, Path(self.config.runtime_dir))
         try:
