@@ -214,3 +214,11 @@ def test_a_sockets_directory_that_others_can_read_is_refused(tmp_path: Path) -> 
     _make_runtime_dir(tmp_path / "new")
     _make_runtime_dir(tmp_path / "new")
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
+def test_two_tasks_on_one_node_have_one_daemon(tmp_path: Path) -> None:
+    place = stand_in(tmp_path, '"$@" & "$@" & wait')
+    done = yprov("run", "--launch-with", place, "--", "true", cwd=tmp_path)
+    assert (done.returncode, "warning" in done.stderr) == (0, False), done.stderr
+    run_dir = only_run(tmp_path)
+    assert (state(run_dir), validate_run(run_dir), left_behind(run_dir)) == ("completed", [], [])

@@ -9,6 +9,7 @@ the tasks themselves get its signals (proctrack_cgroup.c), and not what they hav
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib
 import os
 import signal
@@ -19,12 +20,10 @@ from pathlib import Path
 
 from yprovd.config import RunConfig
 from yprovd.errors import YprovError
+from yprovd.ranks import job_environment
 
 #: A daemon that dies this often is broken and not unlucky.
 RESTARTS = 5
-#: Variables that say which of the step's tasks we are, where the hosts have no names that we know.
-_RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "PALS_RANKID", "FLUX_TASK_RANK",
-          "PBS_TASKNUM")
 
 
 def is_first(nodes: tuple[str, ...], environ: Mapping[str, str], host: str) -> bool:
@@ -32,7 +31,7 @@ def is_first(nodes: tuple[str, ...], environ: Mapping[str, str], host: str) -> b
     known (`*`)."""
     if nodes[0] != "*":
         return _short(environ.get("SLURMD_NODENAME") or host) == _short(nodes[0])
-    return next((environ[name] for name in _RANKS if environ.get(name)), "0") == "0"
+    return job_environment(environ).rank in (None, 0)
 
 
 def _short(host: str) -> str:
@@ -47,6 +46,18 @@ def _make_runtime_dir(path: Path) -> None:
         about = path.lstat()
         if about.st_uid != os.getuid() or not path.is_dir() or path.is_symlink() or about.st_mode & 0o077:
             raise YprovError(f"`{path}` is there and not ours alone") from None
+
+
+def _only_one(runtime_dir: str) -> int | None:
+    """A lock that the first task on this node holds; None for another one that was placed beside it. Closed in our
+    forks at their end: it stays until the last of them has gone."""
+    fd = os.open(runtime_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
 
 
 def _fork(role: str, run_dir: Path, running: dict[int, str]) -> None:
@@ -89,6 +100,9 @@ def main(run_dir: Path) -> int:
     signal.signal(signal.SIGTERM, pass_on)
     config = RunConfig.read(run_dir)
     _make_runtime_dir(Path(config.runtime_dir))
+    alone = _only_one(config.runtime_dir)
+    if alone is None:
+        return 0
     roles = ["node"]
     if is_first(config.nodes, os.environ, os.uname().nodename):
         roles.insert(0, "collect")

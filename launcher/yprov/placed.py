@@ -178,7 +178,8 @@ class PlacedDaemons:
     def _give_up(self) -> None:
         for step in self._steps:
             if step.poll() is None:
-                step.kill()  # it has no tasks: it still waits for the scheduler
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(step.pid, signal.SIGKILL)  # it has no tasks: it still waits for the scheduler
                 step.wait()
         raise YprovError(f"{self.placed_by}: no node answered")
 
