@@ -7,6 +7,7 @@ that does not answer. The two vigils only decide; the daemons act.
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,16 +22,19 @@ PAUSE_S, ANSWER_S = 2.0, 5.0
 
 
 class Inquiry:
-    """Questions about one job. `job`: `RunConfig.job`. What is known stands in the attributes; `ask()` never waits."""
+    """Questions about one job, not more often than every `pause_s`. `job`: `RunConfig.job`. What is known stands in the
+    attributes; `ask()` never waits."""
 
-    def __init__(self, job: Mapping[str, Any]) -> None:
+    def __init__(self, job: Mapping[str, Any], pause_s: float = PAUSE_S) -> None:
         self.job = job
+        self.pause_s = pause_s
         self.verdict: tuple[str, str] | None = None  # (state, reason) once the scheduler ends the job
         self.facts: dict[str, Any] = {}
         self.failed = ""     # why the last question had no answer
         self.answers = 0
         self.answered = 0.0  # when the question was asked that was answered last (monotonic)
-        self._asked = 0.0
+        # The first question comes at once, but where many ask.
+        self._asked = time.monotonic() - random.uniform(0.0, pause_s) if pause_s > PAUSE_S else 0.0
         self._thread: threading.Thread | None = None
 
     @property
@@ -46,7 +50,7 @@ class Inquiry:
         """Ask again, unless a question is under way or was answered just now, or all is known."""
         if self.verdict or not self.possible or (self._thread is not None and self._thread.is_alive()):
             return
-        if self._asked and time.monotonic() < self._asked + PAUSE_S:
+        if self._asked and time.monotonic() < self._asked + self.pause_s:
             return
         self._asked = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="yprov-inquiry", daemon=True)
@@ -72,20 +76,21 @@ class Patience:
     """Seconds without a sign of life, of those in which we ran ourselves: a job that was suspended wakes up with a
     clock that has jumped, and nobody was silent meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self.waited_s = 0.0
-        self._last = time.monotonic()
+        self._now = now
+        self._last = now()
 
     def passes(self) -> float:
         """Call it about every second."""
-        now = time.monotonic()
+        now = self._now()
         self.waited_s += min(now - self._last, 1.5)
         self._last = now
         return self.waited_s
 
     def reset(self) -> None:
         self.waited_s = 0.0
-        self._last = time.monotonic()
+        self._last = self._now()
 
 
 #: Of the time between SIGTERM and SIGKILL, as a share and at most in seconds: what is kept for the last words of all
@@ -94,6 +99,8 @@ class Patience:
 _COLLECTOR_SHARE, _NODE_SHARE = (0.2, 1.2), (0.1, 0.6)
 #: A collector that is silent for so long is asked about; without anybody to ask it is given up after the second.
 LOST_S, GIVEN_UP_S = 10.0, 60.0
+#: So long a node that got SIGTERM leaves the questions to the collector.
+QUIET_S = 3.0
 #: A launcher on another machine (a login node) that is silent for so long is gone.
 LAUNCHER_SILENT_S = 30.0
 #: How long no process of the job may be seen before it counts as over: between two steps of a script there is none.
@@ -114,17 +121,19 @@ class _Vigil:
 
     _share = (0.0, 0.0)
 
-    def __init__(self, config: RunConfig, inquiry: Inquiry | None = None) -> None:
+    def __init__(self, config: RunConfig, inquiry: Inquiry | None = None,
+                 now: Callable[[], float] = time.monotonic) -> None:
         self.config = config
+        self.now = now
         self.inquiry = inquiry or Inquiry(config.job)
         self.term_at: float | None = None
         self.term_wall_ns = 0
-        self._idle = Patience()
+        self._idle = Patience(now)
 
     def signalled(self) -> None:
         """SIGTERM came; it comes twice at a time limit."""
         if self.term_at is None:
-            self.term_at = time.monotonic()
+            self.term_at = self.now()
             self.term_wall_ns = time.time_ns()
 
     @property
@@ -142,7 +151,7 @@ class _Vigil:
         """Seconds until our share of the grace period begins; infinite while the job is not being ended."""
         if not self.job_ends or self.term_at is None:
             return float("inf")
-        return self.term_at + self.config.grace_s - _reserve(self.config.grace_s, *self._share) - time.monotonic()
+        return self.term_at + self.config.grace_s - _reserve(self.config.grace_s, *self._share) - self.now()
 
     def end(self, lost_node: str = "") -> dict[str, Any] | None:
         """The END record for what the scheduler said, None while it has said nothing. It is as old as the signal.
@@ -161,7 +170,7 @@ class _Vigil:
     def _mind_the_signal(self) -> None:
         if self.term_at is None or self.inquiry.verdict:
             return
-        if self.inquiry.answers and time.monotonic() > self.term_at + self.config.grace_s + 5.0:
+        if self.inquiry.answers and self.now() > self.term_at + self.config.grace_s + 5.0:
             self.term_at = None  # the job goes on: somebody signalled its steps, us among them
             return
         self.inquiry.ask()
@@ -179,11 +188,12 @@ class CollectorVigil(_Vigil):
 
     _share = _COLLECTOR_SHARE
 
-    def __init__(self, config: RunConfig, inquiry: Inquiry | None = None) -> None:
-        super().__init__(config, inquiry)
+    def __init__(self, config: RunConfig, inquiry: Inquiry | None = None,
+                 now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(config, inquiry, now)
         self.orphaned = False
         self.orphaned_ns = 0  # since when (wall clock)
-        self._silence = Patience()
+        self._silence = Patience(self.now)
         at = config.launcher
         self._beside_us = at.get("host") == os.uname().nodename and at.get("boot_id") == boot_id()
 
@@ -215,20 +225,33 @@ class NodeVigil(_Vigil):
 
     _share = _NODE_SHARE
 
-    def __init__(self, config: RunConfig, inquiry: Inquiry | None = None) -> None:
-        super().__init__(config, inquiry)
-        self._silence = Patience()
+    def __init__(self, config: RunConfig, inquiry: Inquiry | None = None,
+                 now: Callable[[], float] = time.monotonic) -> None:
+        # Where the collector is lost, thousands of nodes ask the same: fifty in a second, no more.
+        pause_s = max(PAUSE_S, len(config.nodes) / 50)
+        super().__init__(config, inquiry or Inquiry(config.job, pause_s), now)
+        self._silence = Patience(self.now)
         self.node_lost = False
 
     def collector_heard(self) -> None:
         self._silence.reset()
 
+    def told(self, state: str, reason: str) -> None:
+        """The collector has asked the scheduler, for all nodes: the job is being ended."""
+        self.inquiry.verdict = (state, reason)
+
+    def _mind_the_signal(self) -> None:
+        if self._silence.waited_s >= QUIET_S:
+            super()._mind_the_signal()
+        elif self.term_at is not None and self.now() > self.term_at + self.config.grace_s + 5.0:
+            self.term_at = None  # the job goes on
+
     def look(self, busy: Callable[[], int]) -> bool:
         """About once a second; `busy` counts this node's processes of the job. True: finish."""
+        silent_s = self._silence.passes()
         self._mind_the_signal()
         if self.left_s() <= 0:
             return True
-        silent_s = self._silence.passes()
         if silent_s < LOST_S:
             return False
         self.inquiry.ask()

@@ -140,8 +140,9 @@ class NodeDaemon:
         self.sampler.start()
         announced = time.monotonic()
         while not self.stopping:
-            self._turn(timeout_ms=min(1000, int(self.sampler.watch() * 1000) + 1))
-            if self.vigil and time.monotonic() > self.looked_at + 1.0:
+            pause_s = 0.2 if self.vigil and self.vigil.term_at else 1.0
+            self._turn(timeout_ms=int(min(pause_s, self.sampler.watch()) * 1000) + 1)
+            if self.vigil and time.monotonic() > self.looked_at + pause_s:
                 self._look(self.vigil)
             if time.monotonic() - announced > ANNOUNCE_S:
                 announced = time.monotonic()
@@ -234,6 +235,8 @@ class NodeDaemon:
             if message.kind == STOP:
                 self.stopping = True
             elif message.kind == QUESTION:
+                if self.vigil and message.body and "ends" in message.body:
+                    self.vigil.told(*message.body["ends"])
                 self.sender.control(REPLY, {"processes": self._job_processes()})
         self._keep_safe()
         return bool(frames or acked or others)
@@ -320,6 +323,9 @@ class NodeDaemon:
         if end:
             self.sender.send([self.packer.json(Kind.END, end)])
         self.sender.send(self._announcement(), sync=True)
+        # A collector that is silent already is not waited for: of the job's last seconds few may be left.
+        if self.sender.heard and time.monotonic() > self.sender.heard + 2 * SILENCE_S:
+            deadline = 0.0
         while self.sender.waiting and time.monotonic() < deadline and self.sender.oldest_s() < SILENCE_S:
             self._turn(timeout_ms=50)
         self._keep_safe(now=True)

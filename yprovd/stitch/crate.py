@@ -62,13 +62,17 @@ _ABOUT = {
 }
 
 
+#: What the scheduler's command says of the daemons' step: it goes on when the archive is made.
+_PLACING_LOG = "logs/daemons.log"
+
+
 def _temporary(name: str) -> bool:
     return name.startswith(".partial-") or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def archive_files(run_dir: Path) -> list[str]:
     """The files of the archive as paths relative to `run_dir`, sorted, without those within `series.zarr`."""
-    skipped = {SPOOL_DIR, SERIES_DIR, CRATE_FILE, KEY_FILE, COLLECTOR_FILE}
+    skipped = {SPOOL_DIR, SERIES_DIR, CRATE_FILE, KEY_FILE, COLLECTOR_FILE, _PLACING_LOG}
     return [f for f in files_below(run_dir, skipped) if not _temporary(os.path.basename(f))]
 
 
