@@ -1,4 +1,4 @@
-"""The ways in which a Slurm job ends (tests/slurm/ways.py), several times each: `python -m benchmarks.endings --times 5`.
+"""The ways in which a Slurm job ends (tests/slurm/ways.py), several times each.
 
     python -m benchmarks.endings --times 5
 
