@@ -55,12 +55,13 @@ def test_the_ways_of_an_old_slurm_and_of_a_new_one(programs: Programs) -> None:
     gpus = {**SLURM, "SLURM_GPUS_ON_NODE": "8"}
     old = find(Settings(), gpus, ["srun"])
     assert old is not None
-    assert [way.name for way in old.ways] == ["srun --overlap --gres=gpu:8", "srun --overlap"]
+    assert [way.name for way in old.ways] == [
+        "srun --overlap --gres=gpu:8", "srun --overlap", "srun --overlap --gres=none"]
     programs(scontrol=config("24.11.5"))
     new = find(Settings(), gpus, ["srun"])
     assert new is not None
     assert [way.name for way in new.ways] == [
-        "srun --external-launcher", "srun --overlap --gres=gpu:8", "srun --overlap"]
+        "srun --external-launcher", "srun --overlap --gres=gpu:8", "srun --overlap", "srun --overlap --gres=none"]
     (command,) = new.ways[0].commands
     assert {"--nodes=3", "--ntasks=3", "--ntasks-per-node=1", "--no-kill", "--kill-on-bad-exit=0", "--wait=0",
             "--jobid=7", "--input=none", "--mpi=none"} <= set(command)
@@ -135,7 +136,24 @@ def test_only_the_first_group_s_gpus_are_known_and_so_a_het_job_asks_for_none(pr
         "SLURM_JOB_ID_HET_GROUP_0": "7", "SLURM_JOB_NODELIST_HET_GROUP_0": "n[1-2]",
         "SLURM_JOB_ID_HET_GROUP_1": "8", "SLURM_JOB_NODELIST_HET_GROUP_1": "c1"}, ["srun"])
     assert found is not None
-    assert [way.name for way in found.ways] == ["srun --overlap"]
+    assert [way.name for way in found.ways] == ["srun --overlap", "srun --overlap --gres=none"]
+
+
+@pytest.mark.parametrize(("asked", "gres", "first"), [
+    ("SLURM_GPUS_PER_TASK", "Nodes=n[1-3] CPU_IDs=0 Mem=1 GRES=gpu:h100:4(IDX:0-3)", "srun --overlap --gres=gpu:4"),
+    ("SLURM_GPUS", "Nodes=n1 CPU_IDs=0 Mem=1 GRES=gpu:a:2(IDX:0,3),gpu:b:1(IDX:4)\n     "
+                   "Nodes=n[2-3] CPU_IDs=0 Mem=1 GRES=gpu:1(IDX:0)", "srun --overlap --gres=gpu:3"),
+    ("SLURM_GPUS", "Nodes=n[1-3] CPU_IDs=0 Mem=1 GRES=", "srun --overlap"),
+    ("SLURM_GPUS_PER_NODE", "Nodes=n[1-3] CPU_IDs=0 Mem=1 GRES=gpu:4(IDX:0-3)", "srun --overlap"),  # all, unasked
+])
+def test_where_salloc_was_called_the_controller_is_asked_for_the_gpus_of_a_node(
+    programs: Programs, asked: str, gres: str, first: str
+) -> None:
+    programs(srun="", scontrol=f"[ $2 = config ] && {{ {config()}; exit; }}\n"
+                               f"echo 'JobId=7 JobName=x\n   NodeList=n[1-3]\n     {gres}'")
+    found = find(Settings(), {**SLURM, asked: "1"}, ["srun"])
+    assert found is not None
+    assert found.ways[0].name == first
 
 
 def test_the_task_of_an_array_is_keyed_by_both_ids(programs: Programs) -> None:
@@ -145,9 +163,12 @@ def test_the_task_of_an_array_is_keyed_by_both_ids(programs: Programs) -> None:
     assert (found.job["array_job_id"], found.job["array_task_id"]) == ("7", "3")
 
 
-def test_without_slurm_s_commands_as_in_a_container_there_is_no_placement(programs: Programs) -> None:
+def test_without_slurm_s_commands_as_in_a_container_only_the_nodes_are_known(programs: Programs) -> None:
     programs(true="")
-    assert find(Settings(), SLURM, ["python"]) is None
+    found = find(Settings(), SLURM, ["python"])
+    assert found is not None
+    assert (found.nodes, found.ways) == (("n1", "n2", "n3"), (("srun", (("srun",),)),))  # that cannot be started
+    assert find(Settings(), {**SLURM, "SLURM_JOB_NODELIST": "n1"}, ["python"]) is None  # nothing is missing
 
 
 def test_pbs_starts_by_the_line_of_the_node_file_and_hands_on_what_python_needs(

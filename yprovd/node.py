@@ -54,6 +54,8 @@ RETRY_S, RETRY_MOST_S = 4.0, 8.0
 TASKS_S = 0.5
 #: How long a collector that starts at the same time is looked for before the first sample.
 MEET_S = 3.0
+#: How long the first sample may hold up the start.
+FIRST_SAMPLE_MS = 200
 #: How long files, the collector and the processes of the job are waited for at the end.
 FILES_S, DRAIN_S = 20.0, 5.0
 
@@ -133,11 +135,14 @@ class NodeDaemon:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP):
             signal.signal(signum, signal.SIG_IGN)  # meant for the job
+        if not self.vigil:  # as soon as we are heard, the command starts: it has a sample before it
+            self.sampler.start()
+            wait_readable(self.wake, timeout_ms=FIRST_SAMPLE_MS)
         self.sender.send(self._announcement(), sync=True)
         if self.vigil:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._meet_collector()
-        self.sampler.start()
+            self.sampler.start()
         announced = time.monotonic()
         while not self.stopping:
             pause_s = 0.2 if self.vigil and self.vigil.term_at else 1.0

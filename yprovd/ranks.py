@@ -27,6 +27,9 @@ LAUNCHERS = {
     "pmix": (("PMIX_RANK",), ("PMIX_SIZE",), ("PMIX_LOCAL_RANK",)),
     "slurm": (("SLURM_PROCID",), ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), ("SLURM_LOCALID",)),
 }
+#: launcher: what names one launch of it, as several may run at once. `none` is torchrun's for want of a name.
+LAUNCHES = {"torchrun": "TORCHELASTIC_RUN_ID", "openmpi": "PMIX_NAMESPACE", "flux": "FLUX_JOB_ID",
+            "pals": "PALS_APID", "pmix": "PMIX_NAMESPACE"}
 #: Variables that say which accelerators a process may use.
 DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ZE_AFFINITY_MASK",
            "SLURM_STEP_GPUS")
@@ -46,6 +49,12 @@ def job_environment(environ: Mapping[str, str]) -> JobEnvironment:
         if rank is not None:
             return JobEnvironment(launcher, rank, world_size, local_rank)
     return JobEnvironment("local", None, None, None)
+
+
+def launch_of(environ: Mapping[str, str], launcher: str) -> str:
+    """What names the launch on all its nodes; "" where the launcher gives no name."""
+    name = environ.get(LAUNCHES.get(launcher, ""), "")
+    return "" if name == "none" else name
 
 
 def step_of(environ: Mapping[str, str]) -> str:

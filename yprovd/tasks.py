@@ -6,14 +6,16 @@ another of `yprovd.ranks` started. Its children inherit the variables and are no
 
 Rows, as they stand in a TASK frame `{"tasks": [row, ...]}`:
 
-    {"e": "begin", t, id, pid, start, started_ns, step, launcher, rank, local_rank, world_size, cpus, devices, program}
+    {"e": "begin", t, id, pid, start, started_ns, step, launcher, launch?, rank, local_rank, world_size, cpus,
+     devices, program}
     {"e": "end", t, id, seen?}
 
 `t` is when it was noticed, `started_ns` when it was started, both CLOCK_MONOTONIC; the latter comes from field 22 of
 /proc/<pid>/stat, which counts ticks of CLOCK_BOOTTIME (10 ms), less what the two clocks differ by now. `step` is
-`<job>.<step>` or "". `cpus` is what the kernel allowed when it was noticed. An end with `seen` was noticed by looking:
-the task was last there at that time; without, the kernel said so when it happened. `id` is `<pid>-<start>`: a daemon
-that was started again names the same task in the same way.
+`<job>.<step>` or "", `launch` how the launcher calls all that it started together. `cpus` is what the kernel allowed
+when it was noticed. An end with `seen` was noticed by looking: the task was last there at that time; without, the
+kernel said so when it happened. `id` is `<pid>-<start>`: a daemon that was started again names the same task in the
+same way.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import time
 from typing import Any, NamedTuple
 
 from yprovd.processes import MARKER, stat_fields
-from yprovd.ranks import devices_of, job_environment, step_of
+from yprovd.ranks import devices_of, job_environment, launch_of, step_of
 
 #: Tasks remembered; and those of them of which the kernel tells the end (a file descriptor each).
 MOST, MOST_FDS = 4096, 512
@@ -165,11 +167,13 @@ class TaskWatch:
         job = job_environment(environ)
         asleep_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         started_ns = start * 1_000_000_000 // os.sysconf("SC_CLK_TCK") - asleep_ns
+        launch = launch_of(environ, key.launcher)[:_LONGEST]
         return {
             "e": "begin", "t": now_ns, "id": task, "pid": int(name), "start": start,
-            "started_ns": min(started_ns, now_ns), "step": key.step, "launcher": key.launcher, "rank": key.rank,
-            "local_rank": job.local_rank, "world_size": job.world_size, "cpus": self._cpus(name),
-            "devices": devices_of(environ), "program": program_of(self._read(name, "cmdline").split(b"\0")),
+            "started_ns": min(started_ns, now_ns), "step": key.step, "launcher": key.launcher,
+            **({"launch": launch} if launch else {}), "rank": key.rank, "local_rank": job.local_rank,
+            "world_size": job.world_size, "cpus": self._cpus(name), "devices": devices_of(environ),
+            "program": program_of(self._read(name, "cmdline").split(b"\0")),
         }
 
     def _cpus(self, name: str) -> str:

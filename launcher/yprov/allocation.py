@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,6 +48,17 @@ def facts_of(job: Mapping[str, Any], source: Path) -> dict[str, Any]:
     if not missing:
         del facts["missing"]
     return {**facts, "stored": stored}
+
+
+def told_by_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What the variables tell of a job that is not asked about: in a task of the user's own step, of which there are
+    many, and where Slurm's commands are not, as in a container. Empty outside of a job."""
+    facts = slurm.from_environment(environ)
+    if facts:
+        facts.pop("tasks", None)
+        reason = "`srun` is not in PATH" if shutil.which("srun") is None else "Slurm was not asked"
+        facts["missing"] = {"job": f"{reason}: this is what its variables tell"}
+    return facts
 
 
 def _stored(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ IBM's reference of blaunch and of LSF's variables. Only Slurm's was tried on a r
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -23,6 +24,8 @@ from yprovd.errors import YprovError
 #: The step in which `salloc` runs its shell is no step of the user's (SLURM_INTERACTIVE_STEP of slurm.h).
 _INTERACTIVE = ("4294967290", "interactive")
 _ASK_S = 2.0
+#: `gpu:h100:6(IDX:0-5)`, `gpu:2(IDX:0-1)`
+_GPUS = re.compile(r"\bgpu(?::[^:,(]+)?:(\d+)")
 _EXAMPLE = "launch_with: mpirun -npernode 1 --bind-to none"
 
 
@@ -80,9 +83,8 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _slurm(environ: Mapping[str, str], command: Sequence[str]) -> Placement | None:
-    srun = shutil.which("srun")
     facts = slurm.from_environment(environ)
-    if srun is None or not facts.get("job_id") or not facts.get("nodes"):
+    if not facts.get("job_id") or not facts.get("nodes"):
         return None
     step = environ.get("SLURM_STEP_ID", "")
     if step and step not in _INTERACTIVE and Path(command[0]).name != "srun":
@@ -92,15 +94,25 @@ def _slurm(environ: Mapping[str, str], command: Sequence[str]) -> Placement | No
     for index in sorted(groups, key=int):
         parts.append(([f"--het-group={index}"], list(groups[index]["nodes"])))
     parts = parts or [([], list(facts["nodes"]))]
+    job: dict[str, str | int] = {"scheduler": "slurm", "job_id": str(facts["job_id"]),
+                                 "attempt": int(facts.get("restart_count", 0))}
+    for key in ("cluster", "array_job_id", "array_task_id", "het_job_id"):
+        if facts.get(key):
+            job[key] = str(facts[key])
+    names = tuple(n for _options, nodes in parts for n in nodes)
+    srun = shutil.which("srun")
+    if srun is None:  # as in a container: of several nodes the others are dark, and that is to be said
+        return Placement("slurm", names, job, 30.0, (Way("srun", (("srun",),)),)) if len(names) > 1 else None
     # In a het job the leader's id names all groups.
     job_id = str(facts.get("het_job_id") or facts["job_id"])
     ways = []
-    sharing = [("--overlap", ["--overlap", "--cpus-per-task=1", "--mem=0"])]
-    gpus = environ.get("SLURM_GPUS_ON_NODE", "")
+    share = ["--overlap", "--cpus-per-task=1", "--mem=0"]
+    # Without any GPU where Slurm cannot give the step its share: of the nodes' GPUs that are not alike, say.
+    sharing = [("--overlap", share), ("--overlap", [*share, "--gres=none"])]
     # Asked for, or the step sees one task's share. Of a het job the number is that of the first group only, and the
     # others may have none.
-    if gpus.isdecimal() and int(gpus) > 0 and len(parts) == 1:
-        sharing.insert(0, ("--overlap", [*sharing[0][1], f"--gres=gpu:{gpus}"]))
+    if len(parts) == 1 and (gpus := _gpus_of_a_node(environ, job_id)):
+        sharing.insert(0, ("--overlap", [*share, f"--gres=gpu:{gpus}"]))
     version, grace_s = _about_slurm()
     if version >= (23, 11):
         sharing.insert(0, ("--external-launcher", ["--external-launcher"]))
@@ -116,12 +128,22 @@ def _slurm(environ: Mapping[str, str], command: Sequence[str]) -> Placement | No
                 "--mpi=none", "--cpu-bind=none", "--input=none", "--chdir=/", "--label", "--job-name=yprovd",
             ))
         ways.append(Way(f"srun {name}" + (f" {options[-1]}" if len(options) > 3 else ""), tuple(commands)))
-    job: dict[str, str | int] = {"scheduler": "slurm", "job_id": str(facts["job_id"]),
-                                 "attempt": int(facts.get("restart_count", 0))}
-    for key in ("cluster", "array_job_id", "array_task_id", "het_job_id"):
-        if facts.get(key):
-            job[key] = str(facts[key])
-    return Placement("slurm", tuple(n for _options, nodes in parts for n in nodes), job, grace_s, tuple(ways))
+    return Placement("slurm", names, job, grace_s, tuple(ways))
+
+
+def _gpus_of_a_node(environ: Mapping[str, str], job_id: str) -> int:
+    """How many GPUs of a node the job has, the most where they differ; 0 where it is not known, or does not matter."""
+    told = environ.get("SLURM_GPUS_ON_NODE", "")  # not where `salloc` was called
+    if told.isdecimal():
+        return int(told)
+    if not any(name in environ for name in ("SLURM_GPUS", "SLURM_GPUS_PER_TASK", "SLURM_NTASKS_PER_GPU")):
+        return 0
+    try:
+        gres = slurm.show_job(job_id, timeout_s=_ASK_S).get("gres_by_node") or {}
+    except YprovError:
+        return 0
+    counts = [sum(map(int, _GPUS.findall(str(text)))) for text in gres.values()]
+    return max(counts, default=0)
 
 
 def _about_slurm() -> tuple[tuple[int, int], float]:

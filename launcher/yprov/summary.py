@@ -10,6 +10,7 @@ from yprov.runs import RunView, plain
 
 _MOST_METRICS = 8
 _MOST_REASONS = 3
+_UNDER_WAY = ("CONFIGURING", "RUNNING", "COMPLETING")
 
 
 def facts(view: RunView) -> dict[str, Any]:
@@ -138,8 +139,10 @@ def _job(f: dict[str, Any]) -> str:
     attempt = f"attempt {job['attempt']}" if job["attempt"] else ""
     nodes = job["nodes"] if isinstance(job["nodes"], int) else f["expected_nodes"]
     dark = f"{f['dark']['nodes']} dark" if f["dark"]["nodes"] else ""
+    # Asked while it ran, unless it was asked again.
+    state = "" if job["state"] in _UNDER_WAY else str(job["state"] or "").lower()
     return ", ".join(filter(None, [f"{job['scheduler']} {job['id'] or '?'}{name}", task, attempt,
-                                   _count(nodes, "node"), dark, str(job["state"] or "").lower()]))
+                                   _count(nodes, "node"), dark, state]))
 
 
 def _count(n: Any, what: str) -> str:

@@ -162,6 +162,8 @@ class Wrapper:
         self._declare(files, "input", self.settings.inputs)
         if placement is not None:
             self._in_allocation()
+        elif told := allocation.told_by_environment(os.environ):
+            self.spool.write(Kind.RUN, {"scheduler": told})
         self._call_the_roll(refused)
         self._run_command()
         self._end()

@@ -277,14 +277,42 @@ def test_only_a_part_of_the_nodes_with_a_meter_is_said(run: RunSpool) -> None:
     assert step.coverage == 0.5
 
 
-def test_a_run_without_slurm_has_no_steps(run: RunSpool) -> None:
-    n1 = metered(run, "n1")
-    task(n1, 1.0, 4.0, 0, step="", launcher="torchrun")
+def test_a_run_without_ranks_has_no_steps(run: RunSpool) -> None:
+    metered(run, "n1")
     run.finish(20.0)
-    record = run.record()
-    assert len(record.tasks) == 1
-    assert steps(record) == {}
-    assert not any("step/" in k for k in document(record)["activity"])
+    assert steps(run.record()) == {}
+
+
+def test_mpirun_s_ranks_on_its_own_node_and_those_by_slurm_are_one_step(run: RunSpool) -> None:
+    """It starts the first itself, in no step of Slurm's, and the others by an srun of its daemons."""
+    n1, n2 = metered(run, "n1"), metered(run, "n2")
+    mpi: dict[str, Any] = {"launcher": "openmpi", "launch": "3434", "world_size": 3}
+    task(n2, 1.0, 9.0, 0, "7.1", world_size=1, program="orted", pid=50, id="50-1")
+    for rank in (0, 1):
+        task(n1, 2.0, 8.0, rank, "", **mpi)
+    task(n2, 2.0, 8.0, 2, "7.1", **mpi)
+    task(n1, 10.0, 12.0, 0, "", **{**mpi, "launch": "3435", "world_size": 1}, pid=60, id="60-1")
+    run.finish(20.0)
+    found = steps(run.record())
+    assert list(found) == ["7.1", "openmpi.0"]
+    assert (found["7.1"].rank_count, found["7.1"].world_size, found["7.1"].nodes) == (3, 3, ("n1", "n2"))
+    assert found["7.1"].launcher == "openmpi"
+    assert found["7.1"].layout == ("n1: 2 ranks, 4 CPUs per rank", "n2: 1 rank, 4 CPUs")
+    assert found["openmpi.0"].rank_count == 1
+    document(run.record())
+
+
+def test_launches_without_a_name_are_told_apart_by_time_size_and_ranks(run: RunSpool) -> None:
+    n1 = metered(run, "n1")
+    for number, (first, last, size) in enumerate([(1.0, 3.0, 2), (4.0, 6.0, 2), (7.0, 9.0, 2), (7.0, 9.0, 2),
+                                                  (8.0, 9.0, 3)]):
+        for rank in range(size):
+            pid = 100 * number + rank + 1
+            task(n1, first, last, rank, "", launcher="pmi", world_size=size, pid=pid, id=f"{pid}-1")
+    run.finish(20.0)
+    assert [(s.id, s.rank_count, s.begin_ns) for s in steps(run.record()).values()] == [
+        ("pmi.0", 2, ns(1.0)), ("pmi.1", 2, ns(4.0)), ("pmi.2", 2, ns(7.0)), ("pmi.3", 2, ns(7.0)),
+        ("pmi.4", 3, ns(8.0))]
 
 
 def test_a_step_stays_within_the_run(run: RunSpool) -> None:

@@ -39,6 +39,10 @@ class SlurmUnavailable(YprovError):
 
 def run(argv: Sequence[str], *, timeout_s: float = DEADLINE_S) -> str:
     """The command's standard output. Raises SlurmUnavailable."""
+    return _output(argv, timeout_s).decode(errors="replace")
+
+
+def _output(argv: Sequence[str], timeout_s: float) -> bytes:
     import subprocess
 
     if timeout_s <= 0:
@@ -62,7 +66,7 @@ def run(argv: Sequence[str], *, timeout_s: float = DEADLINE_S) -> str:
         lines = err.decode(errors="replace").strip().splitlines()
         said = lines[-1].removeprefix(f"{argv[0]}: ") if lines else f"ended with {process.returncode}"
         raise SlurmUnavailable(f"`{argv[0]}`: {said}")
-    return out.decode(errors="replace")
+    return out
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -162,12 +166,12 @@ def batch_script(job_id: str, target: Path, *, timeout_s: float = DEADLINE_S) ->
     """Write the job's batch script, with mode 0600. Returns the reason why it could not be had (a job of `salloc` or
     `srun` has none, others' is not shown), or nothing."""
     try:
-        text = run(["scontrol", "write", "batch_script", str(job_id), "-"], timeout_s=timeout_s)
-        if not text:  # it ends with 0 all the same
+        script = _output(["scontrol", "write", "batch_script", str(job_id), "-"], timeout_s)
+        if not script:  # it ends with 0 all the same
             return f"Slurm shows no batch script of job {job_id}"
         beside = target.with_name(f".{target.name}.part")
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as f:
-            f.write(text)
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
+            f.write(script)
         os.replace(beside, target)
     except SlurmUnavailable as e:
         return e.reason

@@ -6,7 +6,7 @@ is a pure function of the record (see `yprovd.stitch.document` for what holds fo
     id (each with the prefix `run:`)    kind      is
     run                                 activity  the wrapped command, from begin to end
     ctx/<context>[/epoch/<k>][/span/<name>]       a context, an epoch, all spans of one name
-    step/<job>.<step>                   activity  an srun of the command, with its ranks and what it cost
+    step/<job>.<step>                   activity  an srun, mpirun... of the command, with its ranks and what it cost
     monitoring                          activity  the daemons at work
     command                             entity    what was executed: the run brings it about, it starts the contexts
     job job/script experiment environment nodes energy code code.diff script telemetry

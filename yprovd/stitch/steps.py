@@ -1,4 +1,6 @@
-"""The steps of a run: each `srun` of the wrapped command, with its ranks, nodes, programs, times and what it cost.
+"""The steps of a run: each `srun`, `mpirun` or `torchrun` of the wrapped command, with its ranks, nodes, programs,
+times and what it cost. A step is called as Slurm calls it, where Slurm started any of its ranks, and else by its
+launcher and a number, in the order of time: `openmpi.0`.
 
 A step costs what the meters of its nodes counted between its first begin and its last end. Steps are another cut
 through the run than contexts and spans: where two of them share a node at one time, the meters cannot tell them apart,
@@ -75,12 +77,9 @@ class _Times:
 def steps_of(
     record: Record, energy: list[Meter | None], cpu: list[Meter | None], begin_ns: int, end_ns: int
 ) -> list[Step]:
-    """The steps of Slurm in the order of time; none for a run without. `energy`, `cpu`: the meters of
+    """The steps in the order of time; none for a run without ranks. `energy`, `cpu`: the meters of
     `Record.nodes`; `begin_ns`, `end_ns`: the run, outside of which nothing is counted."""
-    by_step: dict[str, list[Task]] = {}
-    for task in record.tasks:
-        if task.step:
-            by_step.setdefault(task.step, []).append(task)
+    by_step = _by_step(record.tasks)
     if not by_step:
         return []
     last_heard = [max((int(s.wall_ns[-1]) for s in n.samples if len(s.wall_ns)), default=end_ns) for n in record.nodes]
@@ -109,6 +108,55 @@ def steps_of(
             cpu_s=seconds.get(i), memory_peak_bytes=_peak(memory, begin, end), **_who(by_step[step]),
         ))
     return sorted(out, key=lambda s: (s.begin_ns, s.end_ns, s.id))
+
+
+@dataclass
+class _Launch:
+    """One launch of a launcher outside of any step of Slurm's: the step it becomes, and who was in it so far."""
+
+    step: str
+    ranks: set[int]
+    last_ns: float
+
+    def may_have(self, task: Task) -> bool:
+        """No rank twice, and not all of the others had gone before."""
+        return task.rank not in self.ranks and task.begin_wall_ns < self.last_ns
+
+    def add(self, task: Task) -> None:
+        self.ranks.add(task.rank)
+        self.last_ns = max(self.last_ns, float("inf") if task.end_wall_ns is None else task.end_wall_ns)
+
+
+def _by_step(tasks: list[Task]) -> dict[str, list[Task]]:
+    """By id, from tasks in the order of time. `mpirun` starts ranks on its own node itself, where they are in no step
+    of Slurm's, and those on other nodes by `srun`: they are one."""
+    out: dict[str, list[Task]] = {}
+    named: dict[tuple[str, str], str] = {}  # (launcher, launch): the step
+    for task in tasks:
+        if task.step:
+            out.setdefault(task.step, []).append(task)
+            if task.launch:
+                named.setdefault((task.launcher, task.launch), task.step)
+    numbers: dict[str, int] = {}
+    nameless: dict[tuple[str, int | None], list[_Launch]] = {}
+    for task in tasks:
+        if task.step or not task.launcher:
+            continue
+        name = (task.launcher, task.launch)
+        launches = nameless.setdefault((task.launcher, task.world_size), [])
+        known = None if task.launch else next((x for x in launches if x.may_have(task)), None)
+        step = known.step if known else named.get(name) if task.launch else None
+        if step is None:
+            number = numbers[task.launcher] = numbers.get(task.launcher, -1) + 1
+            step = f"{task.launcher}.{number}"
+            if task.launch:
+                named[name] = step
+            else:
+                launches.append(known := _Launch(step, set(), 0.0))
+        if known is not None:
+            known.add(task)
+        out.setdefault(step, []).append(task)
+    return out
 
 
 def _places(

@@ -26,8 +26,9 @@ _NONSENSE = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 @dataclass
 class Task:
     """One process with a rank of its own. `node` indexes `Record.nodes` and `process` `Record.processes`, -1 without.
-    `step`: Slurm's `<job>.<step>`, or "". `end_*` is None when nobody saw the end; `seen_wall_ns` is when it was last
-    known to be there (its end, or up to a second before)."""
+    `step`: Slurm's `<job>.<step>`, or "". `launch`: how its launcher calls all that it started together, or "".
+    `end_*` is None when nobody saw the end; `seen_wall_ns` is when it was last known to be there (its end, or up to a
+    second before)."""
 
     host: str
     boot_id: str
@@ -48,6 +49,7 @@ class Task:
     end_wall_ns: int | None = None
     seen_wall_ns: int | None = None
     process: int = -1
+    launch: str = ""
 
 
 @dataclass
@@ -65,7 +67,7 @@ class _Tasks:
             str(row.get("step") or ""), str(row.get("launcher") or ""), _whole(row["rank"]),
             _number(row.get("local_rank")), _number(row.get("world_size")), str(row.get("cpus") or ""),
             {str(k): str(v) for k, v in dict(row.get("devices") or {}).items()}, str(row.get("program") or ""),
-            begin_ns, begin_ns + offset_ns,
+            begin_ns, begin_ns + offset_ns, launch=str(row.get("launch") or ""),
         )
         same = self.by_id.setdefault((host, boot_id, f"{task.pid}-{task.start}"), task)
         if same is task:
