@@ -10,6 +10,7 @@ import pytest
 
 from tests.running import yprov
 from tests.standins import StandIns
+from yprov import doctor
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-6]", "SLURM_JOB_NUM_NODES": "6"}
 PROGRAMS = {"srun": "echo slurm 22.05.8", "scontrol": "exit 1"}
@@ -29,7 +30,7 @@ def test_in_a_job_it_tells_the_nodes_and_the_ways(tmp_path: Path) -> None:
     assert status == 0
     assert (found["ok"], found["scheduler"], found["encrypted"]) == (True, "slurm", True)
     assert found["nodes"] == ["n1", "n2", "n3", "n4", "n5", "n6"]
-    assert found["ways"] == ["srun --overlap --gres=gpu:4", "srun --overlap"]
+    assert found["ways"] == ["srun --overlap --gres=gpu:4", "srun --overlap", "srun --overlap --gres=none"]
     assert "on 6 nodes of slurm job 7: n1, n2, n3, n4 and 2 more; by srun --overlap --gres=gpu:4, else by" in text
 
 
@@ -39,6 +40,15 @@ def test_elsewhere_it_is_this_node_only(tmp_path: Path, environ: dict[str, str],
     status, found, _ = daemons(tmp_path, **environ)
     assert (status, found["ok"], found["nodes"]) == (0, True, [])
     assert detail in found["detail"]
+
+
+def test_a_container_without_slurm_s_commands_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    found = doctor._check_daemons()
+    assert (found["ok"], found["ways"]) == (False, [])
+    assert "in a job of slurm" in found["detail"]
 
 
 def test_a_job_whose_commands_are_not_there_is_a_failure_with_a_hint(tmp_path: Path) -> None:

@@ -274,6 +274,12 @@ def test_show_and_ls_tell_job_attempt_nodes_and_what_was_dark(tmp_path: Path) ->
     assert told["dark"] == {"nodes": 1, "hosts": "n3", "reasons": ["n3: no daemon was heard"]}
 
 
+def test_the_state_of_a_job_that_ran_when_it_was_asked_about_is_not_shown(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, scheduler={**ENDED, "state": "RUNNING"})
+    (told,) = [line for line in lines(view(run_dir)) if line.startswith("  job")]
+    assert told.endswith("slurm 7 (train), 2 nodes")
+
+
 def test_run_outside_of_a_job_has_no_line_for_one(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path, job={})
     assert not [line for line in lines(view(run_dir)) if line.startswith("  job")]

@@ -144,6 +144,20 @@ def test_two_mpiruns_at_once_have_ranks_of_the_same_numbers(proc: Proc, watch: T
     assert [row[0] for row in found(watch.look(0))] == [101, 102, 111, 112]
 
 
+@pytest.mark.parametrize(("environ", "launch"), [
+    ({"OMPI_COMM_WORLD_RANK": "0", "PMIX_NAMESPACE": "3434"}, "3434"),
+    (torchrun(0) | {"TORCHELASTIC_RUN_ID": "0a-1b"}, "0a-1b"),
+    (torchrun(0) | {"TORCHELASTIC_RUN_ID": "none"}, None),
+    ({"PMI_RANK": "0"}, None),
+])
+def test_a_launch_is_called_as_its_launcher_calls_it(
+    proc: Proc, watch: TaskWatch, environ: dict[str, str], launch: str | None
+) -> None:
+    proc.start(100, 1, environ)
+    (row,) = watch.look(0)
+    assert row.get("launch") == launch
+
+
 def test_a_daemonised_child_of_a_task_is_no_second_task(proc: Proc, watch: TaskWatch) -> None:
     proc.start(100, 1, slurm(0))
     assert len(watch.look(0)) == 1

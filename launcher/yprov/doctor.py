@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -86,7 +87,7 @@ def _check_daemons() -> dict[str, Any]:
         placement = find(Settings(), os.environ, ("",))
     except YprovError as e:
         return {**out, "ok": False, "detail": str(e), "hint": e.hint}
-    if placement is not None:
+    if placement is not None and any(shutil.which(way.commands[0][0]) for way in placement.ways):
         return out | _of_job(placement, out["encrypted"])
     kind = next((name for name, variable in _JOBS.items() if os.environ.get(variable)), "")
     if kind:

@@ -231,10 +231,10 @@ def test_accounting_that_is_not_there_has_a_reason(commands: Commands, script: s
 
 
 def test_the_batch_script_is_kept_for_its_owner_only(commands: Commands, tmp_path: Path) -> None:
-    commands(scontrol='[ "$*" = "write batch_script 7 -" ] && printf "#!/bin/bash\\ntrue\\n"')
+    commands(scontrol='[ "$*" = "write batch_script 7 -" ] && printf "#!/bin/bash\\n# \\374\\r\\ntrue"')
     target = tmp_path / "script.sh"
     assert slurm.batch_script("7", target, timeout_s=5) == ""
-    assert target.read_text() == "#!/bin/bash\ntrue\n"
+    assert target.read_bytes() == b"#!/bin/bash\n# \xfc\r\ntrue"
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     assert set(os.listdir(tmp_path)) == {"bin", "script.sh"}
 

@@ -8,7 +8,8 @@ Every way of asking (`scontrol` and `sacct` text, their JSON, the environment) g
     exit_code, exit_signal, derived_exit_code, derived_exit_signal (of a job that has ended), restart_count, requeue,
     node_list, nodes (names), node_count, batch_host, failed_node, cpu_count, task_count, cpus_per_task,
     requested_tres, allocated_tres ({name: amount}), tres_per_node, gres_by_node ({node: text}), features, topology,
-    submit_time, eligible_time, start_time, end_time, suspend_time, preempt_time (ISO 8601 with offset), time_limit_s,
+    submit_time, eligible_time, start_time, end_time, expected_end_time (of a job that goes on), suspend_time,
+    preempt_time (ISO 8601 with offset), time_limit_s,
     dependency, comment, command, work_dir, stdout_path, stderr_path,
     array_job_id, array_task_id, het_job_id, het_offset,
     other ({Slurm's own name: text}, what has no name here)

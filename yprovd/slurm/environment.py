@@ -44,7 +44,7 @@ def from_environment(environ: Mapping[str, str]) -> Facts:
     facts["nodes"] = hosts(facts["node_list"]) or None
     # From 23.02 on.
     facts["start_time"] = from_epoch(environ.get("SLURM_JOB_START_TIME"))
-    facts["end_time"] = from_epoch(environ.get("SLURM_JOB_END_TIME"))
+    facts["expected_end_time"] = from_epoch(environ.get("SLURM_JOB_END_TIME"))
     size = facts["het_size"]
     if size and size <= 128:  # MAX_HET_JOB_COMPS of slurm.h
         facts["het_groups"] = {i: _group(environ, i) for i in range(size)}

@@ -15,6 +15,8 @@ _NOTHING = {"", "(null)", "n/a", "unknown", "none", "none assigned", "null", "in
 #: States in which a job has ended; its exit code is true only then (slurm.h, enum job_states).
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
          "PREEMPTED", "RECONFIG_FAIL", "REQUEUED", "REVOKED", "TIMEOUT"}
+#: States of a job that has begun and goes on.
+GOES_ON = {"CONFIGURING", "RUNNING", "SUSPENDED"}
 #: Words that stand beside a state (slurm.h, JOB_STATE_FLAGS); 22.05 shows them in the place of the state.
 FLAGS = {"COMPLETING", "CONFIGURING", "EXPEDITING", "POWER_UP_NODE", "RECONFIG_FAIL", "LAUNCH_FAILED", "REQUEUED",
          "REQUEUE_FED", "REQUEUE_HOLD", "RESIZING", "RESV_DEL_HOLD", "REVOKED", "SIGNALING", "SPECIAL_EXIT",
@@ -158,6 +160,8 @@ def hosts(value: Any) -> list[str]:
 def finish(facts: Facts, other: Iterable[tuple[str, Any]]) -> Facts:
     """Without what is absent; with the nodes' names and what was not understood."""
     rest = {k: v for k, v in other if v is not None}
+    if facts.get("state") in GOES_ON and "COMPLETING" not in facts.get("state_flags", ()):
+        facts["expected_end_time"] = facts.pop("end_time", None)  # when its time is up
     if "nodes" not in facts:
         facts["nodes"] = hosts(facts.get("node_list")) or None
     if facts.get("state") not in ENDED or "COMPLETING" in facts.get("state_flags", ()):

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from yprovd.slurm.values import ENDED
 from yprovd.stitch.document import json_text
 from yprovd.stitch.facts import host_list, lines_of, part
 from yprovd.stitch.record import Record, merged_facts
@@ -72,8 +71,6 @@ def attempt_of(facts: Mapping[str, Any]) -> int | None:
 def job_attributes(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of the entity `job`, absent ones as None."""
     name = str(facts.get("name") or "scheduler")
-    if "end_time" in facts and facts.get("state") not in ENDED:  # of a job that runs: when its time is up
-        facts = {**facts, "end_time": None, "expected_end_time": facts["end_time"]}
     rest = {k: _without_nodes(v) for k, v in facts.items()
             if k not in _ATTRIBUTES and k not in _ELSEWHERE and v is not None and v != ""}
     out: dict[str, Any] = {attribute: _typed(facts.get(fact), kind) for fact, (attribute, kind) in _ATTRIBUTES.items()}
