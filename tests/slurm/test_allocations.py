@@ -78,7 +78,9 @@ def test_the_user_s_step_gets_what_it_would_have_had(slurm: Cluster, tmp_path: P
         for found in (before, after):
             found["environ"] = {k: v for k, v in found["environ"].items() if not OWN.match(k)}
         assert after == before
-    assert "disabled" not in (tmp_path / "job.out").read_text()
+    # Once Slurm says it of itself, also without us, between two steps in quick succession; a step that waits for ours
+    # says it again and again.
+    assert (tmp_path / "job.out").read_text().count("temporarily disabled") <= 1
     assert len(hosts(only(tmp_path))) == 2
 
 
