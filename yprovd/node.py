@@ -37,7 +37,7 @@ from yprovd.sensors import Surroundings, open_all
 from yprovd.spool import SpoolWriter
 from yprovd.tasks import TaskWatch
 from yprovd.transport import DATA, GOODBYE, QUESTION, REPLY, STOP, Message, Receiver, Sender, ipc, wait_readable
-from yprovd.wire import Kind, Packer, frames_of, from_json, new_source, pack_samples
+from yprovd.wire import Kind, Packer, frames_of, from_json, new_source, pack_samples, pack_traces
 
 #: Bytes kept for a collector that does not answer (one node at 1 Hz: about a day), and for how long it is waited for.
 KEEP_LIMIT = 64 << 20
@@ -213,7 +213,10 @@ class NodeDaemon:
         riders: list[tuple[bytes, int]] = []
         sync = self._take_messages(frames, riders)
         while self.samples:
-            frames.append(self.packer.frame(Kind.SAMPLES, pack_samples(self.schema_id, [self.samples.popleft()])))
+            sample = self.samples.popleft()
+            frames.append(self.packer.frame(Kind.SAMPLES, pack_samples(self.schema_id, [sample])))
+            if sample.traces:
+                frames.append(self.packer.frame(Kind.TRACE, pack_traces(self.schema_id, sample.traces)))
         while self.facts:
             frames.append(self.packer.json(Kind.FACTS, self.facts.popleft()))
         if tasks := self._look_for_tasks():

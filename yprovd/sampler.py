@@ -3,7 +3,7 @@
 The sensors are read one after the other in one thread, the reader. When a read does not come back within the patience,
 half an interval, that thread is left to its sensor and another reader goes on with the others: a sensor that hangs
 costs them nothing but a delay within the tick. What it delivers late is used at the next tick; once it is quick again
-it is read with the others again.
+it is read with the others again. A sensor with a thread of its own (`Sensor.own_thread`) is read so from the start.
 
 The sampler measures itself into the same sample: how long each sensor took, how often it failed or was late, and how
 many ticks were missed (`_self_metrics`). A failing sensor delivers NaN and is read again at the next tick.
@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Callable, Sequence
 
 from yprovd.clock import Clock, Ticker
-from yprovd.model import Absence, Device, Metric, Sample, Schema
+from yprovd.model import Absence, Device, Metric, Sample, Schema, Trace
 from yprovd.sensors import Sensor
 
 
@@ -48,6 +48,10 @@ class _Slot:
 
     def __init__(self, sensor: Sensor) -> None:
         self.sensor = sensor
+        self.always_alone = getattr(sensor, "own_thread", False)
+        self.traced: tuple[Metric, ...] = getattr(sensor, "traced", ())
+        self.first_trace = 0
+        self.traces: list[Trace] = []
         self.absent = [math.nan] * len(sensor.metrics)
         self.values: Sequence[float] = self.absent
         self.fresh = False
@@ -56,6 +60,8 @@ class _Slot:
         self.late = 0
         self.alone: threading.Event | None = None  # set at each tick for the thread that reads this sensor alone
         self.busy = False
+        self.asked = False  # its own thread has been told of this round, and will be done with it soon
+        self.done = threading.Event()
 
 
 class Sampler:
@@ -77,7 +83,10 @@ class Sampler:
             interval_ns,
             tuple(m for s in sensors for m in s.metrics) + _self_metrics(sensors),
             tuple(absences),
+            tuple(m for slot in self._slots for m in slot.traced),
         )
+        for slot, before in zip(self._slots[1:], self._slots, strict=False):
+            slot.first_trace = before.first_trace + len(before.traced)
         self._clock = clock
         self._sink = sink
         # Counters are read at least every READ_S, because some wrap within minutes (RAPL); a sample is only given at
@@ -100,6 +109,10 @@ class Sampler:
     def start(self, timeout_s: float = 2.0) -> None:
         """Take the first sample, blocking for it, and go on in threads."""
         self._ticker = Ticker(self._read_ns, self._clock)  # now: no tick between construction and here is due
+        for slot in self._slots:
+            if slot.always_alone:
+                slot.alone = threading.Event()
+                self._spawn(self._read_alone, slot)
         self._spawn(self._read_all, 0)
         self._wait(self._first, timeout_s)
         if self._own_watch:
@@ -150,6 +163,8 @@ class Sampler:
             self._round = (nominal_ns, self._clock.wall_ns(), self._clock.mono_ns(), time.perf_counter())
         for slot in self._slots:
             if slot.alone is not None and not slot.busy:
+                slot.asked = slot.always_alone
+                slot.done.clear()
                 slot.alone.set()
 
     def _finish_round(self, generation: int) -> bool:
@@ -166,6 +181,7 @@ class Sampler:
             if slot.alone is not None:  # it took so long that another reader has gone on without us
                 self._read_alone(slot)
                 return False
+        self._wait_for_threads()
         with self._lock:
             if self._generation != generation:
                 return False
@@ -178,40 +194,58 @@ class Sampler:
                     slot.fresh = False
                 return True
             values: list[float] = []
+            traces: list[Trace] = []
             for slot in self._slots:
                 values += slot.values if slot.fresh else slot.absent
                 slot.late += not slot.fresh
                 slot.fresh = False
+                traces += slot.traces
+                slot.traces = []
             values += [time.perf_counter() - began, float(self._ticker.missed)]
             for slot in self._slots:
                 values += [slot.duration_s, float(slot.failures), float(slot.late)]
-        self._sink(Sample(nominal, wall, mono, values))
+        self._sink(Sample(nominal, wall, mono, values, traces))
         return True
+
+    def _wait_for_threads(self) -> None:
+        """The sensors with threads of their own were asked at the tick: usually they are done by now. One that is not
+        within the patience is late, and is not waited for again before it has come back."""
+        end = time.perf_counter() + self._patience_s
+        for slot in self._slots:
+            if slot.asked:
+                slot.done.wait(max(0.0, end - time.perf_counter()))
+                slot.asked = False
 
     def _read(self, slot: _Slot) -> None:
         began = time.perf_counter()
+        traces: list[Trace] = []
         try:
             values = array("d", slot.sensor.read())  # a copy, and numbers: None from a vendor's library is a failure
             failed = len(values) != len(slot.absent)
+            if slot.traced:
+                traces = [t._replace(metric=t.metric + slot.first_trace) for t in slot.sensor.traces()]  # type: ignore[attr-defined]
         except Exception:  # noqa: BLE001  one sensor's failure is counted and stays its own
             failed = True
         took = time.perf_counter() - began
         with self._lock:
             slot.values = slot.absent if failed else values
+            slot.traces += traces
             slot.failures += failed
             slot.fresh = True
             slot.busy = False
             slot.duration_s = took
+            slot.done.set()
             if self._reading is slot:
                 self._reading = None
 
     def _read_alone(self, slot: _Slot) -> None:
-        """The thread of a slow sensor: a read per tick, until it is quick again or the sampler ends."""
+        """The thread of a sensor: a read per tick, until the sampler ends or, unless it always has one, it is quick
+        again."""
         go = slot.alone
         assert go is not None
         while True:
             with self._lock:
-                if slot.duration_s < self._patience_s / 2:
+                if slot.duration_s < self._patience_s / 2 and not slot.always_alone:
                     slot.alone = None
                     return
             go.wait()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from yprovd.model import Device, Metric, Sample, Schema
+from yprovd.model import Device, Metric, Sample, Schema, Trace
 
 
 class ManualClock:
@@ -44,11 +44,17 @@ class FakeSensor:
 
     All of it may be changed at any time: `values` is what `read()` gives; `error`, while it is set, is raised instead;
     while `gate` is cleared, `read()` hangs. `reads` counts calls of `read()` as they begin, `closed` those of
-    `close()`.
+    `close()`. `own_thread`, `traced`: as of a `Sensor`; `recorded` is what the next `traces()` gives, once.
     """
 
-    def __init__(self, name: str, values: Sequence[float] = (1.0,), *, device: Device | None = None) -> None:
+    def __init__(
+        self, name: str, values: Sequence[float] = (1.0,), *, device: Device | None = None, own_thread: bool = False,
+        traced: Sequence[Metric] = (),
+    ) -> None:
         self.name = name
+        self.own_thread = own_thread
+        self.traced = tuple(traced)
+        self.recorded: list[Trace] = []
         self.values = values
         self.error: BaseException | None = None
         self.gate = threading.Event()
@@ -70,6 +76,10 @@ class FakeSensor:
         if self.error is not None:
             raise self.error
         return self.values
+
+    def traces(self) -> list[Trace]:
+        recorded, self.recorded = self.recorded, []
+        return recorded
 
     def close(self) -> None:
         self.closed += 1

@@ -23,6 +23,8 @@ SCHEMA    JSON of `yprovd.model.Schema`
 EVENTS    a JSON array of objects: `{"t": mono_ns, "e": "param"|"begin"|"end"|"event"|"exit", ...}`
 SAMPLES   u32 schema id, u16 ticks n, u16 metrics m,
           i64[n] nominal wall ns, i64[n] wall ns, i64[n] mono ns, f64[m][n] values, metric after metric
+TRACE     u32 schema id, u16 traces k, then of each: u16 position in the schema's `traced`, u32 values n; and then,
+          trace after trace, i64[n] mono ns, f64[n] value
 METRICS   u32 rows n, u32 bytes of keys, i64[n] mono ns, i64[n] step (INT64_MIN: none), f64[n] value, u32[n] key,
           JSON array of keys: [metric name, context or null, epoch or null]
 
@@ -43,7 +45,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from yprovd.errors import WireError
 
 if TYPE_CHECKING:  # its dataclasses would cost the user's training 9 ms at the first event
-    from yprovd.model import Sample
+    from yprovd.model import Sample, Trace
 
 MAGIC = b"\xf1yPv"
 VERSION = 1
@@ -56,6 +58,7 @@ _FRONT = struct.Struct("<4sI")
 HEADER_SIZE = _HEADER.size
 _SAMPLES = struct.Struct("<IHH")
 _METRICS = struct.Struct("<II")
+_TRACES, _TRACE = struct.Struct("<IH"), struct.Struct("<HI")
 
 
 class Kind:
@@ -73,6 +76,7 @@ class Kind:
     NOTE = 10
     FACTS = 11
     TASK = 12
+    TRACE = 13
 
 
 class Frame(NamedTuple):
@@ -194,6 +198,35 @@ def unpack_samples(payload: bytes | memoryview) -> tuple[int, list[Sample]]:
     if offset != len(view):
         raise WireError("a samples block has a wrong length")
     return schema_id, [Sample(nominal[i], wall[i], mono[i], tuple(values[i::n])) for i in range(n)]
+
+
+def pack_traces(schema_id: int, traces: Sequence[Trace]) -> bytes:
+    """The traces of one sample."""
+    parts = [_TRACES.pack(schema_id, len(traces)), *(_TRACE.pack(t.metric, len(t.values)) for t in traces)]
+    for trace in traces:
+        parts += [_little(array("q", trace.mono_ns)), _little(array("d", trace.values))]
+    return b"".join(parts)
+
+
+def unpack_traces(payload: bytes | memoryview) -> tuple[int, list[Trace]]:
+    """(schema id, traces)."""
+    from yprovd.model import Trace
+
+    view = memoryview(payload)
+    try:
+        schema_id, count = _TRACES.unpack_from(view)
+        heads = [_TRACE.unpack_from(view, _TRACES.size + i * _TRACE.size) for i in range(count)]
+    except struct.error:
+        raise WireError("a block of traces is cut short") from None
+    offset = _TRACES.size + count * _TRACE.size
+    traces = []
+    for metric, n in heads:
+        mono, offset = _column("q", view, offset, n)
+        values, offset = _column("d", view, offset, n)
+        traces.append(Trace(metric, mono, values))
+    if offset != len(view):
+        raise WireError("a block of traces has a wrong length")
+    return schema_id, traces
 
 
 def pack_metrics(rows: Iterable[tuple[int, str, float, int | None, str | None, int | None]]) -> bytes:

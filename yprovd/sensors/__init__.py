@@ -32,7 +32,13 @@ class Surroundings(NamedTuple):
 
 
 class Sensor(Protocol):
-    """`name` is the key in `SENSORS`. A constructor takes `Surroundings` and nothing else."""
+    """`name` is the key in `SENSORS`. A constructor takes `Surroundings` and nothing else.
+
+    Two more attributes are optional. `own_thread = True`: its reads may take long (a node controller, a vendor's
+    library), and the sampler never lets the others wait for it: a sample has what its last read gave. `traced`: metrics
+    that devices record by themselves; `traces()`, called after each `read()` by the same thread, then returns a
+    `yprovd.model.Trace` for each that has something new.
+    """
 
     name: str
 
