@@ -34,9 +34,9 @@ class Device(NamedTuple):
 class Metric(NamedTuple):
     """One number that a sensor delivers at every tick.
 
-    `kind` is `counter` for what only grows (energy, bytes, CPU seconds), else `gauge`; a metric of kind `time` is called
-    `<other>.time` and says, in seconds of CLOCK_MONOTONIC, when `<other>` of the same device had its value: vendors'
-    counters have time stamps of their own. `resolution` is the smallest step worth keeping, in `unit`: it chooses the
+    `kind` is `counter` for what only grows (energy, bytes, CPU seconds), else `gauge`; a metric of kind `time` is
+    called `<other>.time` and says, in seconds of CLOCK_MONOTONIC, when `<other>` of the same device had its value:
+    vendors' counters have time stamps of their own. `resolution` is the smallest step worth keeping, in `unit`: it chooses the
     integer unit of the archive (`yprovd.stitch.series.STORAGE`). `device` is None for the node itself.
     """
 
