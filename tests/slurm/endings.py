@@ -74,6 +74,7 @@ FORMS = {
     "trap": "trap 'echo trapped' TERM\n{run}\nstatus=$?; echo $status > status; exit $status",
     "forward": "{run} &\ntrap \"kill -TERM $!\" TERM\nwait $!; wait $!; status=$?; echo $status > status; exit $status",
     "bash goes on": "{run}\necho $? > status; srun -N2 -n2 sleep 1.5; touch went-on; exit 0",
+    "bash ends": "{run}\nexit 0",
     "left behind": "{run} &\nuntil [ -e leave ]; do sleep 0.1; done; exit 0",
 }
 

@@ -79,6 +79,10 @@ def _kill_launcher(trial: Trial) -> None:
     eventually((trial.directory / "status").exists, 20, "the batch script goes on")
 
 
+def _kill_launcher_and_script(trial: Trial) -> None:
+    trial.kill("yprov", trial.nodes[0])
+
+
 def _kill_batch_shell(trial: Trial) -> None:
     shell = [p for p in trial.cluster.processes(f"SLURM_JOB_ID={trial.job}") if p.command.startswith("/bin/bash")
              and "slurm_script" in p.command]
@@ -189,6 +193,8 @@ CASES = [
     Case("kill -9 of the collector", COMPLETED, _kill("yprov-collect", 0, back="yprov-collect"), after=_clean_exit),
     Case("kill -9 of the daemons' srun", COMPLETED, _kill("srun", 0), after=_clean_exit),
     Case("kill -9 of yprov run", ("killed",), _kill_launcher, form="bash goes on", after=_went_on, exit="0:0"),
+    Case("kill -9 of yprov run, the script ends", ("killed",), _kill_launcher_and_script,
+         form="bash ends", exit="0:0"),
     Case("kill -9 of the batch shell", ("failed", "killed"), _kill_batch_shell, job=("FAILED",), exit="0:9",
          lucky=True),
     Case("left behind by the batch script", ("cancelled", "killed"), _leave, form="left behind", lucky=True),
