@@ -197,7 +197,7 @@ class Trial:
     def ours(self, name: str = "", host: str = "") -> list[Process]:
         """Our processes of this run: `yprov` (the wrapper), `yprov-node`, `yprov-collect`, `srun`..."""
         found = []
-        about = f"SLURM_JOB_ID={self.job}" if name == "yprov" else str(self.run_dir())
+        about = f"SLURM_JOB_ID={self.job}\0" if name == "yprov" else str(self.run_dir())
         for process in self.cluster.processes(about):
             with contextlib.suppress(OSError):
                 comm = Path(f"/proc/{process.pid}/comm").read_text().strip()
@@ -245,7 +245,7 @@ class Trial:
         if self.case.exit and shown["ExitCode"] != self.case.exit:
             self.wrong(f"the job's exit code is {shown['ExitCode']}, not {self.case.exit}")
         deadline = time.monotonic() + self.case.settle_s
-        while (left := [p for p in self.cluster.processes(f"SLURM_JOB_ID={self.job}") if "yprov" in p.command.replace(
+        while (left := [p for p in self.cluster.processes(f"SLURM_JOB_ID={self.job}\0") if "yprov" in p.command.replace(
                 "/yprov-runs/", "")]) and time.monotonic() < deadline:
             time.sleep(0.2)
         self.left = left

@@ -84,7 +84,7 @@ def _kill_launcher_and_script(trial: Trial) -> None:
 
 
 def _kill_batch_shell(trial: Trial) -> None:
-    shell = [p for p in trial.cluster.processes(f"SLURM_JOB_ID={trial.job}") if p.command.startswith("/bin/bash")
+    shell = [p for p in trial.cluster.processes(f"SLURM_JOB_ID={trial.job}\0") if p.command.startswith("/bin/bash")
              and "slurm_script" in p.command]
     os.kill(shell[0].pid, signal.SIGKILL)
 
