@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 
 from yprov.daemons import clean_environment
 from yprov.placement import Placement, Way, environment, without_lost
-from yprovd.config import COLLECTOR_FILE, KEY_FILE, PROV_FILE, SPOOL_DIR
+from yprovd.config import COLLECTOR_FILE, KEY_FILE, PROV_FILE, SPOOL_DIR, RunConfig
 from yprovd.ending import Inquiry
 from yprovd.errors import YprovError
 from yprovd.rendezvous import endpoint, write_keys
@@ -321,6 +322,8 @@ class PlacedDaemons:
         if all(step.poll() is not None for step in self._steps):
             for name in (KEY_FILE, COLLECTOR_FILE):
                 (self.run_dir / name).unlink(missing_ok=True)
+            with contextlib.suppress(YprovError):  # of daemons that were killed
+                shutil.rmtree(RunConfig.read(self.run_dir).runtime_dir, ignore_errors=True)
 
     def let_go(self) -> None:
         """Leave at once: the collector sees that we are gone and finishes."""
