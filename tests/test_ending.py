@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import subprocess
 from typing import Any
 
 import pytest
@@ -124,6 +126,23 @@ def test_the_reason_is_waited_for_only_after_sigterm_and_only_until_the_first_an
     world.passes(1)
     world.scheduler.ask()
     assert not world.collector.waits_for_reason
+
+
+def test_the_launchers_death_is_known_at_once_and_noted_once() -> None:
+    launcher = subprocess.Popen(["sleep", "60"])
+    found = process_id(launcher.pid)
+    assert found is not None
+    world = World(launcher={"host": os.uname().nodename, "boot_id": boot_id(), "pid": found.pid, "start": found.start})
+    vigil = world.collector
+    assert vigil.launcher_fd is not None
+    assert not select.select([vigil.launcher_fd], [], [], 0)[0]
+    launcher.kill()
+    assert select.select([vigil.launcher_fd], [], [], 20)[0]
+    launcher.wait()
+    vigil.launcher_ended()
+    when = vigil.orphaned_ns
+    vigil.launcher_ended()
+    assert (vigil.orphaned, vigil.orphaned_ns, vigil.launcher_fd) == (True, when, None)
 
 
 def test_a_dead_launcher_ends_the_run_once_the_job_has_no_process() -> None:

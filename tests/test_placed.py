@@ -20,7 +20,7 @@ from yprovd.collector import Collector
 from yprovd.config import COLLECTOR_FILE, KEY_FILE, Settings
 from yprovd.errors import YprovError
 from yprovd.rendezvous import endpoint, write_keys
-from yprovd.step import _make_runtime_dir, is_first
+from yprovd.step import _make_runtime_dir, elect, is_first
 from yprovd.stitch.validate import validate_run
 from yprovd.transport import Sender, new_keys
 
@@ -191,14 +191,22 @@ def _command_lines(run_dir: Path) -> list[str]:
 
 @pytest.mark.parametrize(("nodes", "environ", "host", "first"), [
     (("n1", "n2"), {}, "n1", True), (("n1", "n2"), {}, "n2", False), (("n1.site", "n2.site"), {}, "n1", True),
-    (("n1", "n2"), {"SLURMD_NODENAME": "n1"}, "login", True), (("10.0.0.1",), {}, "10.0.0.2", False),
-    (("*",), {}, "x", True), (("*",), {"OMPI_COMM_WORLD_RANK": "0"}, "x", True),
+    (("n1", "n2"), {"SLURMD_NODENAME": "n1"}, "login", True),
+    (("10.0.0.1", "10.0.0.2"), {}, "10.0.0.2", False), (("10.0.0.1",), {}, "n1", None),
+    (("n1-ib", "n2-ib"), {}, "n1", None), (("n1-ib", "n2-ib"), {"PALS_RANKID": "0"}, "n1", True),
+    (("*",), {}, "x", None), (("*",), {"OMPI_COMM_WORLD_RANK": "0"}, "x", True),
     (("*",), {"OMPI_COMM_WORLD_RANK": "1"}, "x", False), (("*",), {"PMI_RANK": "3"}, "x", False),
 ])
-def test_the_collector_is_on_the_first_node_or_at_rank_0(
-    nodes: tuple[str, ...], environ: dict[str, str], host: str, first: bool
+def test_the_collector_is_on_the_first_node_or_at_rank_0_or_elected(
+    nodes: tuple[str, ...], environ: dict[str, str], host: str, first: bool | None
 ) -> None:
-    assert is_first(nodes, environ, host) is first
+    for elected in (True, False):
+        assert is_first(nodes, environ, host, lambda e=elected: e) is (elected if first is None else first)
+
+
+def test_the_first_host_that_asks_is_elected_and_stays_so(tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir()
+    assert [elect(tmp_path, host) for host in ("n2", "n1", "n3", "n2")] == [True, False, False, True]
 
 
 def test_a_sockets_directory_that_others_can_read_is_refused(tmp_path: Path) -> None:

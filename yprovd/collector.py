@@ -159,8 +159,13 @@ class Collector:
         things: list[Any] = [self.receiver.socket]
         if self.lifeline is not None:
             things.append(self.lifeline)
+        elif self.vigil is not None and self.vigil.launcher_fd is not None:
+            things.append(self.vigil.launcher_fd)
         ready = wait_readable(*things, timeout_ms=wait_ms)
-        if 1 in ready and self.lifeline is not None and not os.read(self.lifeline, 4096):
+        if 1 in ready and self.vigil is not None:
+            self.vigil.launcher_ended()
+            _log("yprov run is gone; the record goes on until the job's processes have ended")
+        elif 1 in ready and self.lifeline is not None and not os.read(self.lifeline, 4096):
             self.lifeline = None
             self.launcher_gone = True
         sync = False

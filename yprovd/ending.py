@@ -6,6 +6,7 @@ that does not answer. The two vigils only decide; the daemons act.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import threading
@@ -196,6 +197,18 @@ class CollectorVigil(_Vigil):
         self._silence = Patience(self.now)
         at = config.launcher
         self._beside_us = at.get("host") == os.uname().nodename and at.get("boot_id") == boot_id()
+        self.launcher_fd: int | None = None  # readable once it has ended; None where the kernel cannot tell
+        with contextlib.suppress(OSError):
+            if self._beside_us:
+                self.launcher_fd = os.pidfd_open(int(at.get("pid", 0)))
+
+    def launcher_ended(self) -> None:
+        """Noted at once: what the scheduler does next may be a consequence."""
+        if self.launcher_fd is not None:
+            os.close(self.launcher_fd)
+            self.launcher_fd = None
+        if not self.orphaned:
+            self.orphaned, self.orphaned_ns = True, time.time_ns()
 
     def launcher_heard(self) -> None:
         self._silence.reset()
@@ -204,7 +217,7 @@ class CollectorVigil(_Vigil):
         """About once a second; `busy`: processes of the job on all nodes, None while it is not known. True: finish."""
         self._mind_the_signal()
         if not self.orphaned and self._launcher_gone():
-            self.orphaned, self.orphaned_ns = True, time.time_ns()
+            self.launcher_ended()
         if self.left_s() <= 0:
             return True
         if not self.orphaned:

@@ -15,10 +15,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from yprovd.config import RunConfig
+from yprovd.config import SPOOL_DIR, RunConfig
 from yprovd.errors import YprovError
 from yprovd.ranks import job_environment
 
@@ -26,12 +26,25 @@ from yprovd.ranks import job_environment
 RESTARTS = 5
 
 
-def is_first(nodes: tuple[str, ...], environ: Mapping[str, str], host: str) -> bool:
-    """Whether the collector belongs on this node: the first of the run's nodes; rank 0 where none of their names is
-    known (`*`)."""
-    if nodes[0] != "*":
-        return _short(environ.get("SLURMD_NODENAME") or host) == _short(nodes[0])
-    return job_environment(environ).rank in (None, 0)
+def is_first(nodes: tuple[str, ...], environ: Mapping[str, str], host: str, elected: Callable[[], bool]) -> bool:
+    """Whether the collector belongs on this node: the first of the run's nodes. Where the scheduler calls this node
+    otherwise than it calls itself, or the names are not known (`*`): on that of rank 0, else on the first that asks."""
+    name = _short(environ.get("SLURMD_NODENAME") or host)
+    if name in {_short(node) for node in nodes}:
+        return name == _short(nodes[0])
+    rank = job_environment(environ).rank
+    return elected() if rank is None else rank == 0
+
+
+def elect(run_dir: Path, host: str) -> bool:
+    """Whether this host is the first that asks, also when it asks again."""
+    path = run_dir / SPOOL_DIR / ".first"
+    try:
+        with open(path, "x", encoding="utf-8") as f:
+            f.write(host)
+        return True
+    except FileExistsError:
+        return path.read_text(encoding="utf-8") == host
 
 
 def _short(host: str) -> str:
@@ -104,7 +117,8 @@ def main(run_dir: Path) -> int:
     if alone is None:
         return 0
     roles = ["node"]
-    if is_first(config.nodes, os.environ, os.uname().nodename):
+    host = os.uname().nodename
+    if is_first(config.nodes, os.environ, host, lambda: elect(run_dir, host)):
         roles.insert(0, "collect")
     for role in roles:
         _fork(role, run_dir, running)

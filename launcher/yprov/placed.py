@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from yprov.daemons import clean_environment
-from yprov.placement import Placement, Way, environment
-from yprovd.config import COLLECTOR_FILE, KEY_FILE, PROV_FILE, SPOOL_DIR
+from yprov.placement import Placement, Way, environment, without_lost
+from yprovd.config import COLLECTOR_FILE, KEY_FILE, PROV_FILE, SPOOL_DIR, RunConfig
+from yprovd.ending import Inquiry
 from yprovd.errors import YprovError
 from yprovd.rendezvous import endpoint, write_keys
 from yprovd.spool import spool_files
@@ -33,6 +35,8 @@ HELLO_S = 1.0
 RESTARTS = 3
 #: The collector was heard so recently: its step is there, whatever has become of the scheduler's command.
 HEARD_S = 3.0
+#: The collector was not heard for so long: whether its step has lost a node is asked.
+LOST_S = 10.0
 #: How long the archive of a step is waited for whose end nobody tells us.
 MAKE_S = 60.0
 #: How long a step may take to end once the archive is there.
@@ -57,6 +61,8 @@ class PlacedDaemons:
         self._log_from = 0
         self._helpers_ended = self._without_client = False
         self._archive_by = 0.0
+        self._inquiry = Inquiry(placement.job)
+        self._started = 0.0
         self._whole_at = 0.0
         keys = new_keys()
         write_keys(run_dir, keys)
@@ -95,6 +101,7 @@ class PlacedDaemons:
     def _start(self, way: Way) -> None:
         self._way, self._steps = way, []
         self._helpers_ended = False
+        self._started = time.monotonic()
         environ = environment(clean_environment(), self.placement.scheduler)
         log_path = self.run_dir / "logs" / LOG
         with open(log_path, "ab") as log:
@@ -195,6 +202,7 @@ class PlacedDaemons:
                 self._sender.reconnect()  # it was started again, and listens elsewhere
             self._sender.control(QUESTION, {})
         self._let_steps_live()
+        left = self._nodes_left(now)
         if self._ending or not self._steps or any(step.poll() is None for step in self._steps):
             return []
         if now - self._sender.heard < HEARD_S:
@@ -206,11 +214,32 @@ class PlacedDaemons:
             return ["the daemon step ended again and again, and is left alone"]
         self._restarts += 1
         try:
-            self._start(self._way)
-        except OSError as e:
+            if left:
+                self._ways = list(without_lost(left, os.environ))
+                self.start()
+            else:
+                self._start(self._way)
+        except (YprovError, OSError) as e:
             self._steps = []
-            return [f"the daemon step ended and cannot be started again: {e.strerror}"]
+            return [f"the daemon step ended and cannot be started again: {e}"]
         return ["the daemon step ended and was started again"]
+
+    def _nodes_left(self, now: float) -> list[str]:
+        """The nodes that the job goes on with, when the daemon step was lost with another one. Slurm's command then
+        waits for ever for the tasks of the lost node, and is ended: it has none that lives."""
+        silent_since = max(self._sender.heard, self._started)
+        if now < silent_since + LOST_S or self.placement.scheduler != "slurm":
+            return []
+        self._inquiry.ask()
+        there = self._inquiry.facts.get("nodes")
+        if self._inquiry.answered < silent_since or not there or set(self.placement.nodes) <= set(there):
+            return []
+        for step in self._steps:
+            if step.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(step.pid, signal.SIGKILL)
+                step.wait()
+        return list(there)
 
     def _let_steps_live(self) -> None:
         """`srun` has a helper process that kills the step when `srun` itself is killed, as it is with the batch shell:
@@ -244,6 +273,7 @@ class PlacedDaemons:
                     tried = now
                 self._sender.control(STOP)
                 asked = now
+                self._nodes_left(now)
             _, answers = self._sender.receive(50)
             if any(a.body and "stopped" in a.body for a in answers):
                 return True
@@ -292,6 +322,8 @@ class PlacedDaemons:
         if all(step.poll() is not None for step in self._steps):
             for name in (KEY_FILE, COLLECTOR_FILE):
                 (self.run_dir / name).unlink(missing_ok=True)
+            with contextlib.suppress(YprovError):  # of daemons that were killed
+                shutil.rmtree(RunConfig.read(self.run_dir).runtime_dir, ignore_errors=True)
 
     def let_go(self) -> None:
         """Leave at once: the collector sees that we are gone and finishes."""

@@ -115,7 +115,10 @@ def _slurm(environ: Mapping[str, str], command: Sequence[str]) -> Placement | No
         sharing.insert(0, ("--overlap", [*share, f"--gres=gpu:{gpus}"]))
     version, grace_s = _about_slurm()
     if version >= (23, 11):
-        sharing.insert(0, ("--external-launcher", ["--external-launcher"]))
+        # Slurm ends such a step with the first of its nodes that fails, whatever --no-kill says (measured, 24.11): not
+        # the first choice for a command that is to outlive one.
+        at = len(sharing) if _outlives_nodes(environ, command) else 0
+        sharing.insert(at, ("--external-launcher", ["--external-launcher"]))
     for name, options in sharing:
         commands = []
         for group, nodes in parts:
@@ -129,6 +132,20 @@ def _slurm(environ: Mapping[str, str], command: Sequence[str]) -> Placement | No
             ))
         ways.append(Way(f"srun {name}" + (f" {options[-1]}" if len(options) > 3 else ""), tuple(commands)))
     return Placement("slurm", names, job, grace_s, tuple(ways))
+
+
+def _outlives_nodes(environ: Mapping[str, str], command: Sequence[str]) -> bool:
+    """Whether the user's step was told to go on without a node that fails, as far as we can see."""
+    return bool({"--no-kill", "-k"}.intersection(command)) or "SLURM_NO_KILL" in environ
+
+
+def without_lost(nodes: Sequence[str], environ: Mapping[str, str]) -> tuple[Way, ...]:
+    """How daemons are started in a Slurm job that goes on with these nodes, after others of it were lost. None for a
+    het job: its groups have lists of their own."""
+    if "SLURM_HET_SIZE" in environ:
+        return ()
+    placement = _slurm({**environ, "SLURM_JOB_NODELIST": ",".join(nodes), "SLURM_NO_KILL": "1"}, ("srun",))
+    return placement.ways if placement else ()
 
 
 def _gpus_of_a_node(environ: Mapping[str, str], job_id: str) -> int:

@@ -26,14 +26,13 @@ from yprov.capture import about_run, code_of
 from yprov.daemons import Daemons, clean_environment
 from yprov.placement import Placement
 from yprov.placement import find as find_placement
+from yprov.records import LauncherSpool
 from yprov.runs import create, on_this_machine
-from yprovd.clock import SystemClock
 from yprovd.config import SPOOL_DIR, RunConfig, Settings
-from yprovd.errors import SpoolFull, YprovError
+from yprovd.errors import YprovError
 from yprovd.files import FileWorker
-from yprovd.processes import MARKER, about_source, job_processes
-from yprovd.spool import SpoolWriter
-from yprovd.wire import Kind, Packer, new_source
+from yprovd.processes import MARKER, job_processes
+from yprovd.wire import Kind
 
 if TYPE_CHECKING:
     from yprov.placed import PlacedDaemons
@@ -49,52 +48,6 @@ UNREACHED_S = 5.0
 ASK_S = 5.0
 #: Open files that the launcher and the daemons may need.
 FILES_NEEDED = 64
-#: Room kept on the disk for the run's last words.
-_RESERVE = 64 << 10
-
-
-class LauncherSpool:
-    """The launcher's own records: what is run, what happened, how it ended. Written at once, synced to disk."""
-
-    def __init__(self, run_dir: Path) -> None:
-        folder = run_dir / SPOOL_DIR
-        self._packer = Packer(new_source(), SystemClock())
-        self._writer = SpoolWriter(folder / f"launcher-{os.getpid()}.spool")
-        self._reserve: Path | None = folder / ".reserve"
-        with contextlib.suppress(OSError):
-            fd = os.open(self._reserve, os.O_WRONLY | os.O_CREAT, 0o600)
-            os.posix_fallocate(fd, 0, _RESERVE)
-            os.close(fd)
-        self._lock = threading.Lock()
-        self.write(Kind.SOURCE, about_source("launcher"))
-
-    @property
-    def source(self) -> int:
-        return self._packer.source
-
-    def write(self, kind: int, value: Mapping[str, Any]) -> bool:
-        """Also from threads. When the disk is full, the room kept back is used; False when even that is gone."""
-        with self._lock:
-            frame = self._packer.json(kind, value)
-            for attempt in (1, 2):
-                try:
-                    self._writer.append([frame])
-                    self._writer.sync()
-                    return True
-                except (SpoolFull, OSError):
-                    if attempt == 1 and self._reserve is not None:
-                        self._give_room()
-        return False
-
-    def _give_room(self) -> None:
-        if self._reserve is not None:
-            self._reserve.unlink(missing_ok=True)
-            self._reserve = None
-
-    def close(self) -> None:
-        self._give_room()
-        with contextlib.suppress(OSError):
-            self._writer.close()
 
 
 class Wrapper:

@@ -74,6 +74,7 @@ FORMS = {
     "trap": "trap 'echo trapped' TERM\n{run}\nstatus=$?; echo $status > status; exit $status",
     "forward": "{run} &\ntrap \"kill -TERM $!\" TERM\nwait $!; wait $!; status=$?; echo $status > status; exit $status",
     "bash goes on": "{run}\necho $? > status; srun -N2 -n2 sleep 1.5; touch went-on; exit 0",
+    "bash ends": "{run}\nexit 0",
     "left behind": "{run} &\nuntil [ -e leave ]; do sleep 0.1; done; exit 0",
 }
 
@@ -101,14 +102,14 @@ class Jobs:
 
 @dataclass(frozen=True)
 class Case:
-    """`state`: of the run, one of these words. `job`: Slurm's states that the job may end in. `exit`: its ExitCode, ""
-    for any. `nodes`: of the job. `cut`: series may have holes (a suspended job, a node that was down). `complete`:
-    nodes of the job (by number) whose data must be there; None: all. `by_itself`: the archive is there without `yprov
-    stitch`. `clean`: no directory is left on the nodes. `says`: a piece of what
-    logs/ must hold. `attempts`: runs that there must be. `settle_s`: how long after Slurm's word processes may go on,
-    on a node that it did not reach. `alone`: it damages its cluster, which is made with these settings. `after`: looks
-    for more that is wrong. `lucky`: where the batch step is killed, the helper process of the daemons' `srun` may kill
-    their step before it is killed itself: then the archive is there after `yprov stitch`, and a directory is left."""
+    """`state`: of the run, one of these words. `job`: Slurm's states that the job may end in. `exit`: its ExitCode,
+    "" for any. `nodes`: of the job. `cut`: series may have holes (a suspended job, a node that was down).
+    `complete`: nodes of the job (by number) whose data must be there; None: all. `by_itself`: the archive is there
+    without `yprov stitch`. `clean`: no directory is left on the nodes. `attempts`: runs that there must be.
+    `settle_s`: how long after Slurm's word processes may go on, on a node that it did not reach. `alone`: it
+    damages its cluster, which is made with these settings. `after`: looks for more that is wrong. `lucky`: where
+    the batch step is killed, the helper process of the daemons' `srun` may kill their step before it is killed
+    itself: then the archive is there after `yprov stitch`, and a directory is left."""
 
     name: str
     state: tuple[str, ...]
@@ -124,7 +125,6 @@ class Case:
     complete: tuple[int, ...] | None = None
     by_itself: bool = True
     clean: bool = True
-    says: str = ""
     attempts: int = 1
     settle_s: float = 0.0
     lucky: bool = False
@@ -196,7 +196,7 @@ class Trial:
     def ours(self, name: str = "", host: str = "") -> list[Process]:
         """Our processes of this run: `yprov` (the wrapper), `yprov-node`, `yprov-collect`, `srun`..."""
         found = []
-        about = f"SLURM_JOB_ID={self.job}" if name == "yprov" else str(self.run_dir())
+        about = f"SLURM_JOB_ID={self.job}\0" if name == "yprov" else str(self.run_dir())
         for process in self.cluster.processes(about):
             with contextlib.suppress(OSError):
                 comm = Path(f"/proc/{process.pid}/comm").read_text().strip()
@@ -244,7 +244,7 @@ class Trial:
         if self.case.exit and shown["ExitCode"] != self.case.exit:
             self.wrong(f"the job's exit code is {shown['ExitCode']}, not {self.case.exit}")
         deadline = time.monotonic() + self.case.settle_s
-        while (left := [p for p in self.cluster.processes(f"SLURM_JOB_ID={self.job}") if "yprov" in p.command.replace(
+        while (left := [p for p in self.cluster.processes(f"SLURM_JOB_ID={self.job}\0") if "yprov" in p.command.replace(
                 "/yprov-runs/", "")]) and time.monotonic() < deadline:
             time.sleep(0.2)
         self.left = left
@@ -258,8 +258,6 @@ class Trial:
             self._archive(run_dir)
         if self.case.clean and not self.case.lucky:
             self._runtime(runs)
-        if self.case.says and self.case.says not in self.logs(runs[0]):
-            self.wrong(f"logs/ do not say `{self.case.says}`")
         for text in self.case.after(self):
             self.wrong(text)
 
@@ -267,9 +265,6 @@ class Trial:
         """What is wrong, and what was written."""
         written = [*self.directory.glob("*.out"), *self.directory.glob("yprov-runs/*/logs/*")]
         return "\n".join([*self.problems, *(tail(path, 30) for path in sorted(written) if path.stat().st_size)])
-
-    def logs(self, run_dir: Path) -> str:
-        return "".join(p.read_text(errors="replace") for p in sorted((run_dir / "logs").iterdir()))
 
     def _runtime(self, runs: Sequence[Path]) -> None:
         for run_dir in runs:

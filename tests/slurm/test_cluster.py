@@ -73,7 +73,7 @@ def test_scancel_kills_a_child_whose_parent_is_gone(slurm: Cluster, tmp_path: Pa
         pytest.skip(f"needs process tracking by cgroup: {slurm.no_cgroup}")
     job = slurm.sbatch(ORPHAN, "-N2", cwd=tmp_path)
     eventually(lambda: (tmp_path / "started").exists())
-    mark = f"SLURM_JOB_ID={job}"
+    mark = f"SLURM_JOB_ID={job}\0"
     assert [p for p in slurm.processes(mark) if "sleep 1000" in p.command]
     slurm.scancel(job)
     assert slurm.wait(job) == "CANCELLED"

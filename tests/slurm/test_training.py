@@ -28,6 +28,8 @@ def run(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not TORCH.exists():
         reason = f"no PyTorch in {TORCH} (make torch-env)"
         (pytest.fail if os.environ.get("YPROV_REQUIRE_TORCH") else pytest.skip)(reason)
+    if slurm.rootfs is not None:
+        pytest.skip("the cluster's own root file system has no Python that PyTorch was installed for")
     work = tmp_path_factory.mktemp("ddp")
     script = (
         "#!/bin/bash\nexport OMP_NUM_THREADS=1 GLOO_SOCKET_IFNAME=eth0\n"

@@ -79,8 +79,12 @@ def _kill_launcher(trial: Trial) -> None:
     eventually((trial.directory / "status").exists, 20, "the batch script goes on")
 
 
+def _kill_launcher_and_script(trial: Trial) -> None:
+    trial.kill("yprov", trial.nodes[0])
+
+
 def _kill_batch_shell(trial: Trial) -> None:
-    shell = [p for p in trial.cluster.processes(f"SLURM_JOB_ID={trial.job}") if p.command.startswith("/bin/bash")
+    shell = [p for p in trial.cluster.processes(f"SLURM_JOB_ID={trial.job}\0") if p.command.startswith("/bin/bash")
              and "slurm_script" in p.command]
     os.kill(shell[0].pid, signal.SIGKILL)
 
@@ -189,6 +193,8 @@ CASES = [
     Case("kill -9 of the collector", COMPLETED, _kill("yprov-collect", 0, back="yprov-collect"), after=_clean_exit),
     Case("kill -9 of the daemons' srun", COMPLETED, _kill("srun", 0), after=_clean_exit),
     Case("kill -9 of yprov run", ("killed",), _kill_launcher, form="bash goes on", after=_went_on, exit="0:0"),
+    Case("kill -9 of yprov run, the script ends", ("killed",), _kill_launcher_and_script,
+         form="bash ends", exit="0:0"),
     Case("kill -9 of the batch shell", ("failed", "killed"), _kill_batch_shell, job=("FAILED",), exit="0:9",
          lucky=True),
     Case("left behind by the batch script", ("cancelled", "killed"), _leave, form="left behind", lucky=True),
@@ -260,8 +266,10 @@ APART = [
          alone={"nodes": 2}, complete=(0,), cut=True, lucky=True),
     Case("a worker's power is cut, requeue", NODE_FAIL, _crash(1), alone={"nodes": 3}, complete=(0,), cut=True,
          attempts=2, after=_linked, lucky=True),
-    Case("a worker's power is cut, --no-kill", COMPLETED, _crash(1, go=True, wait_s=3.0), options=("--no-kill",),
-         step=("--no-kill",), alone={"nodes": 2}, complete=(0,), after=_dark_named),
+    # The status of `srun --no-kill` that has lost a node is 0 in 22.05 and 1 in 24.11, without us too.
+    Case("a worker's power is cut, --no-kill", ("completed", "failed"), _crash(1, go=True, wait_s=3.0),
+         options=("--no-kill",), step=("--no-kill",), job=("COMPLETED", "FAILED"), exit="", alone={"nodes": 2},
+         complete=(0,), after=_dark_named),
     Case("a worker's power is cut, sbatch --no-kill", ("failed", "killed", "node_fail"), _crash(1),
          options=("--no-kill",), job=("FAILED",), exit="", alone={"nodes": 2}, complete=(0,)),
     Case("the batch node's power is cut", NODE_FAIL, _crash(0), options=("--no-requeue",), job=("NODE_FAIL",), exit="",

@@ -53,6 +53,10 @@ def record_of(
     (("cancelled", 10.2), ("timeout", 10.0), "timeout"),
     (("killed", 15.0), ("cancelled", 10.0), "cancelled"),
     (("killed", 15.0), ("node_fail", 300.0), "node_fail"),
+    # a scancel ends script and steps at once, the launcher perhaps a moment before us; a script that ends after its
+    # launcher was killed takes Slurm a second
+    (("killed", 9.98), ("cancelled", 10.0), "cancelled"),
+    (("killed", 9.0), ("cancelled", 10.0), "killed"),
     (None, ("node_fail", 300.0), "node_fail"),
     # the script ended, which looks like a scancel for a moment
     (("failed", 10.0), ("cancelled", 25.0), "failed"),

@@ -73,6 +73,8 @@ def _ended_before(own: Mapping[str, Any], theirs: Mapping[str, Any], state: str)
     if theirs.get("asked_later"):
         return ours < its - 2 * _SECOND
     if state == "killed":
-        return theirs["state"] == "cancelled" and ours < its  # the launcher died before anybody ended the job
+        # The launcher died, and its script with it: Slurm ends the job's steps a second later. Of one that is cancelled
+        # both are ended within 20 ms, in any order.
+        return theirs["state"] == "cancelled" and ours < its - _SECOND // 2
     # A job whose script has ended looks cancelled for a moment.
     return theirs["state"] == "cancelled" and ours < its - 10 * _SECOND
