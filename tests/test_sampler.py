@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import eventually
 from yprovd.clock import SystemClock
-from yprovd.model import Absence, Device
+from yprovd.model import Absence, Device, Metric, Trace
 from yprovd.sampler import Sampler
 from yprovd.testing import FakeSensor, ManualClock, MemorySink
 from yprovd.wire import pack_samples, unpack_samples
@@ -122,8 +122,10 @@ def test_what_a_sensor_does_with_its_list_afterwards_changes_no_sample() -> None
         assert sink[0].values[0] == 1.0
 
 
-def test_a_sensor_that_hangs_neither_delays_nor_kills_the_others() -> None:
-    first, stuck, last = FakeSensor("first", [1.0]), FakeSensor("stuck", [2.0]), FakeSensor("last", [3.0])
+@pytest.mark.parametrize("own_thread", [False, True])
+def test_a_sensor_that_hangs_neither_delays_nor_kills_the_others(own_thread: bool) -> None:
+    first, last = FakeSensor("first", [1.0]), FakeSensor("last", [3.0])
+    stuck = FakeSensor("stuck", [2.0], own_thread=own_thread)
     with sampling(first, stuck, last) as (sampler, sink):
         stuck.gate.clear()
         eventually(lambda: stuck.reads >= 2, what="it hangs")
@@ -144,8 +146,9 @@ def test_a_sensor_that_hangs_neither_delays_nor_kills_the_others() -> None:
         assert sink.column(sampler.schema, "yprov.sampler.missed_ticks")[-1] <= 1  # none, on an idle machine
 
 
-def test_a_sensor_that_hangs_from_the_first_read_on_does_not_keep_the_daemon_from_starting() -> None:
-    stuck = FakeSensor("stuck")
+@pytest.mark.parametrize("own_thread", [False, True])
+def test_a_sensor_that_hangs_from_the_first_read_on_does_not_keep_the_daemon_from_starting(own_thread: bool) -> None:
+    stuck = FakeSensor("stuck", own_thread=own_thread)
     stuck.gate.clear()
     with sampling(stuck, FakeSensor("good", [7.0]), interval_ns=60 * S) as (sampler, sink):
         assert sink.column(sampler.schema, "good.0") == [7.0]
@@ -167,8 +170,9 @@ def test_two_sensors_that_hang_leave_the_third() -> None:
         assert sink.column(sampler.schema, "good.0") == [7.0] * len(sink)
 
 
-def test_what_a_slow_sensor_delivers_late_is_used_at_the_next_tick() -> None:
-    slow = FakeSensor("slow", [1.0])
+@pytest.mark.parametrize("own_thread", [False, True])
+def test_what_a_slow_sensor_delivers_late_is_used_at_the_next_tick(own_thread: bool) -> None:
+    slow = FakeSensor("slow", [1.0], own_thread=own_thread)
     with sampling(slow, FakeSensor("good", [7.0])) as (sampler, sink):
         slow.values = [5.0]
         slow.gate.clear()
@@ -181,6 +185,31 @@ def test_what_a_slow_sensor_delivers_late_is_used_at_the_next_tick() -> None:
         assert late[-1] < len(sink)
         assert late[-1] == late[-2]  # it is quick again, and read with the others
         assert sink.column(sampler.schema, "good.0") == [7.0] * len(sink)
+
+
+def test_a_sensor_with_a_thread_of_its_own_is_in_the_sample_of_the_same_tick() -> None:
+    own, good = FakeSensor("own", [1.0], own_thread=True), FakeSensor("good", [7.0])
+    with sampling(own, good) as (sampler, sink):
+        ticks(sink, 3)
+        sampler.stop()
+        assert sink.column(sampler.schema, "own.0") == [1.0] * len(sink)
+        assert own.reads == len(sink), "once per tick"
+        assert set(sink.column(sampler.schema, "yprov.sensor.late", "own")) == {0.0}
+        assert own.closed == 1
+
+
+def test_what_devices_have_recorded_by_themselves_is_in_one_sample_under_the_number_of_the_schema() -> None:
+    power = [Metric("hw.power", "W", "gauge", "power", 1e-3, Device("gpu", id)) for id in "ab"]
+    plain, first = FakeSensor("plain"), FakeSensor("first", traced=power[:1])
+    second = FakeSensor("second", traced=power)
+    second.recorded = [Trace(1, [10, 20], [100.0, 200.0])]
+    with sampling(plain, first, second) as (sampler, sink):
+        assert sampler.schema.traced == (power[0], *power)
+        assert list(sink[0].traces) == [Trace(2, [10, 20], [100.0, 200.0])]
+        first.recorded = [Trace(0, [30], [5.0])]
+        eventually(lambda: any(s.traces for s in sink[1:]), what="a sample with the other's")
+        sampler.stop()
+        assert [list(s.traces) for s in sink[1:] if s.traces] == [[Trace(0, [30], [5.0])]]
 
 
 def test_how_long_a_sensor_took_is_in_the_sample() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yprovd.errors import WireError
-from yprovd.model import Absence, Device, Metric, Sample, Schema
+from yprovd.model import Absence, Device, Metric, Sample, Schema, Trace
 from yprovd.spool import SpoolReader
 from yprovd.testing import ManualClock
 from yprovd.wire import (
@@ -32,10 +32,12 @@ from yprovd.wire import (
     pack,
     pack_metrics,
     pack_samples,
+    pack_traces,
     to_json,
     unpack,
     unpack_metrics,
     unpack_samples,
+    unpack_traces,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -82,18 +84,20 @@ def test_lone_surrogates_are_written_as_text_that_every_reader_takes(text: str) 
 
 
 @given(metrics=st.lists(st.builds(
-    Metric, name=st.text(), unit=st.text(), kind=st.sampled_from(["gauge", "counter"]), description=st.text(),
+    Metric, name=st.text(), unit=st.text(), kind=st.sampled_from(["gauge", "counter", "time"]), description=st.text(),
     resolution=st.floats(allow_nan=False), device=st.none() | devices), max_size=5),
     absences=st.lists(st.builds(Absence, st.text(), st.text(), st.text()), max_size=3),
-    interval=st.integers(1, 1 << 62))
-def test_a_schema_survives_and_keeps_its_id(metrics: list[Metric], absences: list[Absence], interval: int) -> None:
+    interval=st.integers(1, 1 << 62), plain=st.integers(0, 5))
+def test_a_schema_survives_and_keeps_its_id(
+    metrics: list[Metric], absences: list[Absence], interval: int, plain: int
+) -> None:
     first: dict[tuple[str, str], Device] = {}  # what a device is stands once: the first one with its class and id
     agreed = tuple(
         m if m.device is None else
         m._replace(device=first.setdefault((m.device.cls, m.device.id), m.device))
         for m in metrics
     )
-    schema = Schema(interval, agreed, tuple(absences))
+    schema = Schema(interval, agreed[:plain], tuple(absences), agreed[plain:])
     again = Schema.from_json(schema.to_json())
     assert again == schema
     assert again.id == schema.id
@@ -112,6 +116,24 @@ def test_samples_survive_bit_for_bit(width: int, n: int, schema_id: int, data: s
     assert found_id == schema_id
     assert [s[:3] for s in found] == [s[:3] for s in samples]
     assert all(same(a, b) for x, y in zip(found, samples, strict=True) for a, b in zip(x.values, y.values, strict=True))
+
+
+@given(traces=st.lists(st.tuples(st.integers(0, 65535), st.lists(st.tuples(i64, st.floats()), max_size=4)),
+                       max_size=3), schema_id=st.integers(0, (1 << 32) - 1), data=st.data())
+def test_traces_survive_bit_for_bit_and_no_part_of_them_passes_for_all(
+    traces: list[tuple[int, list[tuple[int, float]]]], schema_id: int, data: st.DataObject
+) -> None:
+    given_ = [Trace(metric, [t for t, _ in points], [v for _, v in points]) for metric, points in traces]
+    payload = pack_traces(schema_id, given_)
+    found, out = unpack_traces(payload)
+    assert (found, [t.metric for t in out]) == (schema_id, [t.metric for t in given_])
+    for a, b in zip(given_, out, strict=True):
+        assert list(a.mono_ns) == list(b.mono_ns)
+        assert all(map(same, a.values, b.values))
+    with pytest.raises(WireError):
+        unpack_traces(payload[:data.draw(st.integers(0, len(payload) - 1))])
+    with pytest.raises(WireError):
+        unpack_traces(payload + b"\0")
 
 
 @given(table=st.lists(rows, min_size=1, max_size=8))
@@ -243,6 +265,7 @@ def golden_frames() -> list[bytes]:
         (Kind.FACTS, to_json({"path": "/x", "t": 1, "source": "0123456789abcdef", "size": 3, "sha256": "00"})),
         (Kind.TASK, to_json({"tasks": [{"e": "begin", "t": 1, "id": 1, "pid": 2, "start": 3, "rank": 0,
                                         "step": "7.0"}]})),
+        (Kind.TRACE, pack_traces(schema.id, [Trace(0, [3, 5], [1.5, -0.0]), Trace(1, [], [])])),
     ):
         out.append(packer.frame(kind, payload))
         clock.advance(7)
@@ -258,6 +281,10 @@ def decoded(frame: Frame) -> dict[str, Any]:
         what = {"schema": schema_id, "samples": [[*s[:3], [float(v).hex() for v in s.values]] for s in samples]}
     elif frame.kind == Kind.METRICS:
         what = [[*r[:2], r.value.hex(), *r[3:]] for r in unpack_metrics(payload)]
+    elif frame.kind == Kind.TRACE:
+        schema_id, traces = unpack_traces(payload)
+        what = {"schema": schema_id,
+                "traces": [[t.metric, list(t.mono_ns), [float(v).hex() for v in t.values]] for t in traces]}
     else:
         what = from_json(payload)
     return {"kind": frame.kind, "source": f"{frame.source:016x}", "seq": frame.seq, "wall_ns": frame.wall_ns,
