@@ -25,7 +25,21 @@ def test_packages_and_their_memory_once_each(host, opened):
     assert list(found) == ["package-0", "dram-0", "package-1", "dram-1"]  # no core, nothing twice
     assert {d.attributes["summed"] for d in found.values()} == {True}
     assert found["package-0"].attributes == \
-        {"zone": "intel-rapl:0", "max_energy_range_uj": RANGE, "summed": True}
+        {"zone": "intel-rapl:0", "max_energy_range_uj": RANGE, "meter": "cpu", "summed": True}
+
+
+def test_what_each_zone_sees(host, opened):
+    add_zone(host, "intel-rapl:2", "psys", 5)
+    found = devices(opened(RaplSensor(host.where())))
+    assert {id: d.attributes["meter"] for id, d in found.items()} == \
+        {"package-0": "cpu", "dram-0": "memory", "package-1": "cpu", "dram-1": "memory", "psys": "platform"}
+
+
+def test_a_die_of_a_package_is_a_processor(host, opened):
+    host.write(f"{CAP}/intel-rapl:1/name", "package-0-die-1\n")
+    found = devices(opened(RaplSensor(host.where())))
+    assert {id: d.attributes["meter"] for id, d in found.items()}["package-0-die-1"] == "cpu"
+    assert found["dram-0-die-1"].attributes["meter"] == "memory"
 
 
 def test_joules_from_the_first_raw_reading(host, opened, value):

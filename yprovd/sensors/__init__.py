@@ -63,6 +63,11 @@ SENSORS: dict[str, str] = {
     "disk": "yprovd.sensors.disk:DiskSensor",
     "network": "yprovd.sensors.network:NetworkSensor",
     "rapl": "yprovd.sensors.rapl:RaplSensor",
+    "cray": "yprovd.sensors.cray:CraySensor",
+    "hwmon": "yprovd.sensors.hwmon:HwmonSensor",
+    "slingshot": "yprovd.sensors.slingshot:SlingshotSensor",
+    "infiniband": "yprovd.sensors.infiniband:InfinibandSensor",
+    "lustre": "yprovd.sensors.lustre:LustreSensor",
 }
 
 

@@ -2,8 +2,12 @@
 powercap class, /sys/class/powercap/intel-rapl:<zone>[:<subzone>]/{name,energy_uj,max_energy_range_uj},
 microjoules.
 
-What adds up is marked by the device attribute `summed`: packages and their DRAM, or psys alone where there is
-one (it meters the whole platform). The subzones core and uncore are inside their package and are not read.
+What a zone sees is its device attribute `meter`: `cpu` (a package), `memory` (its DRAM) or `platform` (psys). What
+adds up is marked by `summed`: packages and their DRAM, or psys alone where there is one (it meters the whole
+platform). The subzones core and uncore are inside their package and are not read.
+
+Trust, where several sources meter the same: pm_counters of a Cray before an ACPI power meter before RAPL, to which the
+GPUs' own meters are added: a sum that lacks the rest of the node, and is to be called partial.
 """
 
 from __future__ import annotations
@@ -105,7 +109,8 @@ def _id(base: str, zone: str) -> str:
 
 
 def _metric(zone: str, id: str, top: int, summed: bool) -> Metric:
-    attributes: dict[str, Scalar] = {"zone": zone, "max_energy_range_uj": top, "summed": summed}
+    meter = "platform" if id == "psys" else "memory" if id.startswith("dram-") else "cpu"
+    attributes: dict[str, Scalar] = {"zone": zone, "max_energy_range_uj": top, "meter": meter, "summed": summed}
     return Metric("hw.energy", "J", "counter", "Energy used", 1e-6, Device("rapl", id, attributes=attributes))
 
 
