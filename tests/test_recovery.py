@@ -77,7 +77,13 @@ def test_a_daemon_that_was_started_again_is_told(tmp_path: Path) -> None:
         run_dir = only_run(tmp_path)
 
         def daemons() -> list[int]:
-            return [p for p in processes_about(str(run_dir)) if b"\0node\0" in Path(f"/proc/{p}/cmdline").read_bytes()]
+            return [p for p in processes_about(str(run_dir)) if b"\0node\0" in command_line(p)]
+
+        def command_line(pid: int) -> bytes:
+            try:
+                return Path(f"/proc/{pid}/cmdline").read_bytes()
+            except OSError:
+                return b""  # it has just gone
 
         (first,) = daemons()
         os.kill(first, signal.SIGKILL)

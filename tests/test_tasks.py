@@ -183,9 +183,17 @@ def test_a_process_between_fork_and_exec_is_looked_at_again(proc: Proc, watch: T
     assert [row[0] for row in found(watch.look(0))] == [200]
     proc.start(100, 90, slurm(1))
     proc.start(201, 200, slurm(0) | torchrun(0))
-    assert watch.look(AGAIN_NS // 2) == []
-    assert found(watch.look(AGAIN_NS)) == [(100, "7.0", "slurm", 1), (201, "7.0", "torchrun", 0)]
-    assert watch.look(3 * AGAIN_NS) == []
+    assert watch.look(AGAIN_NS[0] // 2) == []
+    assert found(watch.look(AGAIN_NS[0])) == [(100, "7.0", "slurm", 1), (201, "7.0", "torchrun", 0)]
+    assert watch.look(3 * sum(AGAIN_NS)) == []
+
+
+def test_a_process_that_is_long_between_fork_and_exec_is_looked_at_once_more(proc: Proc, watch: TaskWatch) -> None:
+    proc.start(100, 1, {}, run=None, argv="slurmstepd")
+    assert watch.look(0) == watch.look(AGAIN_NS[0]) == []
+    proc.start(100, 1, slurm(1))
+    assert watch.look(AGAIN_NS[0] + AGAIN_NS[1] // 2) == []
+    assert found(watch.look(sum(AGAIN_NS))) == [(100, "7.0", "slurm", 1)]
 
 
 def test_a_parent_that_has_just_become_a_task_is_read_anew(proc: Proc, watch: TaskWatch) -> None:
@@ -195,7 +203,7 @@ def test_a_parent_that_has_just_become_a_task_is_read_anew(proc: Proc, watch: Ta
     rank = {"OMPI_COMM_WORLD_RANK": "0"}
     proc.start(101, 100, rank)
     proc.start(102, 101, rank)
-    assert found(watch.look(S // 2)) == []  # the child is none
+    assert found(watch.look(S // 4)) == []  # the child is none
     assert [row[0] for row in found(watch.look(S))] == [101]
 
 
@@ -212,15 +220,15 @@ def test_an_end_says_when_the_task_was_last_there(proc: Proc, watch: TaskWatch) 
 def test_nothing_that_was_seen_is_read_again(proc: Proc, watch: TaskWatch, monkeypatch: pytest.MonkeyPatch) -> None:
     for pid in range(100, 140):
         proc.start(pid, 1, slurm(pid - 100) if pid < 104 else {}, run=RUN if pid < 120 else None)
-    watch.look(0)
-    watch.look(2 * S)
+    for t in (0, 2 * S, 4 * S):
+        watch.look(t)
 
     def no_more(*_args: Any, **_kwargs: Any) -> Any:
         raise AssertionError("a file is opened")
 
     monkeypatch.setattr(tasks, "open", no_more, raising=False)
     monkeypatch.setattr(tasks, "stat_fields", no_more)
-    assert watch.look(4 * S) == []
+    assert watch.look(6 * S) == []
 
 
 def test_what_is_remembered_is_bounded(proc: Proc, watch: TaskWatch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,8 +31,9 @@ from yprovd.ranks import devices_of, job_environment, launch_of, step_of
 
 #: Tasks remembered; and those of them of which the kernel tells the end (a file descriptor each).
 MOST, MOST_FDS = 4096, 512
-#: A process that is new is looked at again after this: it may have been between fork and exec.
-AGAIN_NS = 1_000_000_000
+#: A process that is new is looked at again, and again after that: it may have been between fork and exec, where the
+#: daemon of a scheduler keeps the ranks until all are there.
+AGAIN_NS = (400_000_000, 1_200_000_000)
 _LONGEST = 200
 _INTERPRETERS = re.compile(r"(python|pypy|(ba|da|z|k|c|tc)?sh|perl|ruby|Rscript|julia|node|java)[\d.]*")
 _WITH_VALUE = ("-X", "-W", "-o", "-cp", "-classpath", "--project")
@@ -61,7 +62,7 @@ class TaskWatch:
         self._proc = os.path.join(root, "proc")
         self._marker = f"\0{MARKER}={run_id}\0".encode()
         self._seen: set[str] = set()
-        self._again: dict[str, int] = {}
+        self._again: dict[str, tuple[int, int]] = {}  # when, for the how manieth time
         self._keys: dict[str, _Key | None] = {}  # processes of the run, with or without a rank
         self._known: dict[_Key, None] = {}  # announced, in this order
         self._tasks: dict[str, _Task] = {}
@@ -80,7 +81,7 @@ class TaskWatch:
 
     def look(self, now_ns: int) -> list[dict[str, Any]]:
         """What began and what ended since the last look. `now_ns`: CLOCK_MONOTONIC. Reads of a process only when it is
-        new, and once more a second later. Does not raise; a process that goes meanwhile was none."""
+        new, and twice more within two seconds. Does not raise; a process that goes meanwhile was none."""
         rows = self.ended(now_ns)
         try:
             names = set(os.listdir(self._proc))
@@ -94,14 +95,16 @@ class TaskWatch:
                 self._forget_fd(task.fd)
                 rows.append({"e": "end", "t": now_ns, "id": task.id, "seen": self._looked_ns})
         new = [name for name in names - self._seen if name.isdigit()]
-        due = [name for name, t in self._again.items() if t <= now_ns]
+        due = [name for name, (t, _time) in self._again.items() if t <= now_ns]
         for name in due:
-            del self._again[name]
+            _t, time_ = self._again.pop(name)
+            if time_ + 1 < len(AGAIN_NS):
+                self._again[name] = now_ns + AGAIN_NS[time_ + 1], time_ + 1
         self._seen = names
         self._looked_ns = now_ns
         if new or due:
             for name in new:
-                self._again[name] = now_ns + AGAIN_NS
+                self._again[name] = now_ns + AGAIN_NS[0], 0
             rows += self._begun(new + due, now_ns)
         return rows
 
@@ -112,7 +115,7 @@ class TaskWatch:
             name = self._by_fd[fd]
             self._forget_fd(fd)
             self._keys.pop(name, None)
-            self._again[name] = now_ns  # the number may be somebody else's by now
+            self._again[name] = now_ns, len(AGAIN_NS)  # the number may be somebody else's by now
             rows.append({"e": "end", "t": now_ns, "id": self._tasks.pop(name).id})
         return rows
 
