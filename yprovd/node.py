@@ -24,6 +24,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from yprovd import devices
 from yprovd.clock import SystemClock
 from yprovd.config import SPOOL_DIR, RunConfig
 from yprovd.ending import NodeVigil
@@ -119,7 +120,10 @@ class NodeDaemon:
         self.tasks = TaskWatch(root, self.config.run_id)
         self.look_for_tasks_at = 0.0
         self.files = FileWorker(run_dir / "artifacts", self._on_facts)
-        self.about = {**about_source("node"), "facts": node_facts(root)}
+        facts = node_facts(root)
+        if told := devices.about(os.environ):
+            facts["devices"] = told
+        self.about = {**about_source("node"), "facts": facts}
 
     def _on_sample(self, sample: Sample) -> None:
         self.samples.append(sample)

@@ -30,9 +30,12 @@ LAUNCHERS = {
 #: launcher: what names one launch of it, as several may run at once. `none` is torchrun's for want of a name.
 LAUNCHES = {"torchrun": "TORCHELASTIC_RUN_ID", "openmpi": "PMIX_NAMESPACE", "flux": "FLUX_JOB_ID",
             "pals": "PALS_APID", "pmix": "PMIX_NAMESPACE"}
-#: Variables that say which accelerators a process may use.
-DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ZE_AFFINITY_MASK",
-           "SLURM_STEP_GPUS")
+#: Variables that list the accelerators that a process may use.
+DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL",
+           "ZE_AFFINITY_MASK", "SLURM_STEP_GPUS")
+#: Those without which the lists cannot be read: how many GPUs the step has (a task's list that is shorter is its share,
+#: see `yprovd.devices`), and in which order CUDA counts.
+ABOUT_DEVICES = ("SLURM_GPUS_ON_NODE", "CUDA_DEVICE_ORDER")
 #: Slurm's step ids from here on are none that a user started: batch script, interactive shell, external processes.
 _NO_STEP = 0xFFFFFFF0
 
@@ -65,7 +68,7 @@ def step_of(environ: Mapping[str, str]) -> str:
 
 def devices_of(environ: Mapping[str, str]) -> dict[str, str]:
     """What the environment says of accelerators; an index means a device of the node only together with the others."""
-    return {name: environ[name] for name in DEVICES if name in environ}
+    return {name: environ[name] for name in (*DEVICES, *ABOUT_DEVICES) if name in environ}
 
 
 def ranges(numbers: Iterable[int]) -> str:
