@@ -21,7 +21,7 @@ from tests.running import environment, eventually
 from yprovd import tasks
 from yprovd.processes import MARKER
 from yprovd.ranks import ranges
-from yprovd.tasks import AGAIN_NS, TaskWatch, program_of
+from yprovd.tasks import AGAIN_NS, OPENED_NS, TaskWatch, program_of
 
 RUN = "0b7c1a52"
 S = 1_000_000_000
@@ -229,6 +229,34 @@ def test_nothing_that_was_seen_is_read_again(proc: Proc, watch: TaskWatch, monke
     monkeypatch.setattr(tasks, "open", no_more, raising=False)
     monkeypatch.setattr(tasks, "stat_fields", no_more)
     assert watch.look(6 * S) == []
+
+
+def test_the_device_files_that_a_rank_holds_open_are_told_once_it_has_some(proc: Proc, watch: TaskWatch) -> None:
+    proc.start(100, 1, slurm(0, CUDA_VISIBLE_DEVICES="0"), argv="bash train.sh")
+    proc.start(101, 100, slurm(0, CUDA_VISIBLE_DEVICES="0"))
+    proc.start(110, 1, slurm(1))  # nothing says that it may use any
+    watch.look(0)
+    assert watch.look(OPENED_NS[0]) == []  # none yet
+    for pid, files in ((101, ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia6", "/dev/dri/renderD130", "/x/nvidia7",
+                              "socket:[1]"]), (110, ["/dev/nvidia5"])):
+        (proc.root / f"proc/{pid}/fd").mkdir()
+        for number, file in enumerate(files):
+            os.symlink(file, proc.root / f"proc/{pid}/fd/{number}")
+    assert watch.look(OPENED_NS[1] - 1) == []
+    assert watch.look(OPENED_NS[1]) == [
+        {"e": "opened", "t": OPENED_NS[1], "id": "100-100", "files": ["nvidia6", "renderD130"]}]
+    assert watch.look(2 * OPENED_NS[-1]) == []
+
+
+def test_a_rank_that_opens_no_device_is_not_looked_at_for_ever(
+    proc: Proc, watch: TaskWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proc.start(100, 1, slurm(0, ROCR_VISIBLE_DEVICES="0"))
+    for t in (0, *OPENED_NS):
+        watch.look(t)
+    (proc.root / "proc/100/fd").mkdir()
+    os.symlink("/dev/dri/renderD128", proc.root / "proc/100/fd/3")
+    assert watch.look(10 * OPENED_NS[-1]) == []
 
 
 def test_what_is_remembered_is_bounded(proc: Proc, watch: TaskWatch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,18 +8,22 @@ Rows, as they stand in a TASK frame `{"tasks": [row, ...]}`:
 
     {"e": "begin", t, id, pid, start, started_ns, step, launcher, launch?, rank, local_rank, world_size, cpus,
      devices, program}
+    {"e": "opened", t, id, files}
     {"e": "end", t, id, seen?}
 
 `t` is when it was noticed, `started_ns` when it was started, both CLOCK_MONOTONIC; the latter comes from field 22 of
 /proc/<pid>/stat, which counts ticks of CLOCK_BOOTTIME (10 ms), less what the two clocks differ by now. `step` is
 `<job>.<step>` or "", `launch` how the launcher calls all that it started together. `cpus` is what the kernel allowed
 when it was noticed. An end with `seen` was noticed by looking: the task was last there at that time; without, the
-kernel said so when it happened. `id` is `<pid>-<start>`: a daemon that was started again names the same task in the
+kernel said so when it happened. `files`: device files of accelerators that the task or a child of its rank held open,
+such as `nvidia4`, `renderD131`: where a device cgroup numbers the GPUs from 0 in every task, nothing else says which
+they are. `id` is `<pid>-<start>`: a daemon that was started again names the same task in the
 same way.
 """
 
 from __future__ import annotations
 
+import heapq
 import os
 import re
 import select
@@ -34,6 +38,10 @@ MOST, MOST_FDS = 4096, 512
 #: A process that is new is looked at again, and again after that: it may have been between fork and exec, where the
 #: daemon of a scheduler keeps the ranks until all are there.
 AGAIN_NS = (400_000_000, 1_200_000_000)
+#: When a task that may use accelerators is looked at for those that it has opened: a runtime opens them some seconds
+#: after the start, and a compiler may run first (ns after the begin).
+OPENED_NS = tuple(s * 1_000_000_000 for s in (5, 15, 45, 120, 360))
+_ACCELERATOR = re.compile(r"/dev/(?:dri/)?((?:nvidia|renderD)\d+)")
 _LONGEST = 200
 _INTERPRETERS = re.compile(r"(python|pypy|(ba|da|z|k|c|tc)?sh|perl|ruby|Rscript|julia|node|java)[\d.]*")
 _WITH_VALUE = ("-X", "-W", "-o", "-cp", "-classpath", "--project")
@@ -48,6 +56,7 @@ class _Key(NamedTuple):
 class _Task(NamedTuple):
     id: str
     fd: int  # -1: the kernel does not tell
+    key: _Key
 
 
 class TaskWatch:
@@ -68,6 +77,7 @@ class TaskWatch:
         self._tasks: dict[str, _Task] = {}
         self._by_fd: dict[int, str] = {}
         self._looked_ns = 0
+        self._open_due: list[tuple[int, int, str]] = []  # when, for the how manieth time, which process
         self._ends = select.epoll()
 
     def fileno(self) -> int:
@@ -106,6 +116,9 @@ class TaskWatch:
             for name in new:
                 self._again[name] = now_ns + AGAIN_NS[0], 0
             rows += self._begun(new + due, now_ns)
+        while self._open_due and self._open_due[0][0] <= now_ns:
+            _due, time_, name = heapq.heappop(self._open_due)
+            rows += self._opened(name, time_, now_ns)
         return rows
 
     def ended(self, now_ns: int) -> list[dict[str, Any]]:
@@ -136,10 +149,32 @@ class TaskWatch:
                 self._known[key] = None
                 if len(self._known) > MOST:
                     del self._known[next(iter(self._known))]
-                task = _Task(f"{name}-{start}", self._open_fd(name))
+                task = _Task(f"{name}-{start}", self._open_fd(name), key)
                 self._tasks[name] = task
                 rows.append(self._row(name, task.id, start, key, environ, now_ns))
+                if rows[-1]["devices"]:
+                    heapq.heappush(self._open_due, (now_ns + OPENED_NS[0], 0, name))
         return rows
+
+    def _opened(self, name: str, time_: int, now_ns: int) -> list[dict[str, Any]]:
+        """What the task and its children have open; if that is nothing yet, it is looked at again later."""
+        task = self._tasks.get(name)
+        if task is None:
+            return []
+        files: set[str] = set()
+        for other in [other for other, key in self._keys.items() if key == task.key]:
+            folder = f"{self._proc}/{other}/fd"
+            try:
+                for fd in os.listdir(folder):
+                    if match := _ACCELERATOR.fullmatch(os.readlink(f"{folder}/{fd}")):
+                        files.add(match[1])
+            except OSError:
+                continue  # it has gone, or is not ours to look at
+        if files:
+            return [{"e": "opened", "t": now_ns, "id": task.id, "files": sorted(files)}]
+        if time_ + 1 < len(OPENED_NS):
+            heapq.heappush(self._open_due, (now_ns + OPENED_NS[time_ + 1] - OPENED_NS[time_], time_ + 1, name))
+        return []
 
     def _place(self, name: str) -> dict[str, str] | None:
         """The environment of a process of the run, and its place noted; None for any other process."""

@@ -179,6 +179,20 @@ def test_what_is_not_said_is_not_known(
     assert owners_of(record) == {}
 
 
+def test_the_device_files_that_it_held_open_show_which_share_a_rank_had(run: RunSpool) -> None:
+    devices = [nvidia(n, n - 4, minor=n) for n in (4, 5, 6, 7)]
+    daemon = node(run, devices)
+    for rank in range(4):
+        task(daemon, rank, given("4", 4, "0"))  # in a cgroup all tasks are told the same
+    for rank, files in enumerate((["nvidia7"], ["nvidia6"], ["nvidia4", "nvidia5", "nvidia6", "nvidia7"], ["nvidia9"])):
+        daemon.json(6.0, Kind.TASK, {"tasks": [
+            {"e": "opened", "t": daemon.mono(6.0), "id": f"{1500 + rank}-1", "files": files}]})
+    record = run.record()
+    assert [found.ids for found in task_devices(record)] == [(devices[3].id,), (devices[2].id,), (), ()]
+    assert [found.how for found in task_devices(record)] == ["opened", "opened", "", ""]
+    assert owners_of(record) == {(0, devices[3].id): (0,), (0, devices[2].id): (1,)}
+
+
 def test_a_neighbour_shows_whether_a_list_is_renumbered(run: RunSpool) -> None:
     """0 of four is the first of the node, or of a cgroup; that another has 3 of 3 rules the cgroup out, on whichever
     node."""

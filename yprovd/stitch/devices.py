@@ -1,6 +1,7 @@
 """Which task had which GPUs, as devices that the daemon of its node recorded. Pure.
 
-What a task can use is what its environment says (`yprovd.stitch.gpus`). Ranks of a node that see the same several
+What a task can use is what its environment says (`yprovd.stitch.gpus`), else which device files it held open, unless
+those are all that there are: then it only looked at them. Ranks of a node that see the same several
 devices have one each by convention (`torch.cuda.set_device(local_rank)`): that is `assumed`, and only if their local
 ranks fit. A rank that sees several by itself has them all. What is not known is an empty set with a reason.
 """
@@ -23,12 +24,12 @@ _INNERMOST_FIRST = {name: depth for depth, name in enumerate(LAUNCHERS)}
 
 @dataclass(frozen=True)
 class TaskDevices:
-    """`ids`: devices of its node, in the order in which its runtime numbers them. `how`: "environment"; "assumed": the
-    environment leaves a choice, `reason` says why these; "": not known, `reason` says why. No ids by its environment:
-    it has none."""
+    """`ids`: devices of its node, in the order in which its runtime numbers them. `how`: "environment"; "opened": it
+    held their device files open; "assumed": the environment leaves a choice, `reason` says why these; "": not known,
+    `reason` says why. No ids by its environment: it has none."""
 
     ids: tuple[str, ...]
-    how: Literal["environment", "assumed", ""]
+    how: Literal["environment", "opened", "assumed", ""]
     reason: str = ""
 
 
@@ -45,6 +46,7 @@ class _Seat:
     environ: Mapping[str, str] | None
     begin: int
     end: float
+    opened: tuple[str, ...] = ()
 
 
 def task_devices(record: Record) -> list[TaskDevices]:
@@ -103,7 +105,7 @@ def _of_all(record: Record) -> tuple[list[TaskDevices], list[TaskDevices]]:
         seats.append(_Seat(
             task.node, task.step, (task.launcher, task.launch), task.rank, task.local_rank,
             task.devices if own is None else own,
-            task.begin_wall_ns, math.inf if task.end_wall_ns is None else task.end_wall_ns,
+            task.begin_wall_ns, math.inf if task.end_wall_ns is None else task.end_wall_ns, task.opened,
         ))
     for i, process in enumerate(record.processes):
         if i in owner:
@@ -153,10 +155,19 @@ def _of_seat(seat: _Seat, gpus: Sequence[Gpus], renumbered: bool | None) -> Task
     ids = tuple(g.ids[at] for g, seen in parts for at in seen.at or ())
     reason = "; ".join(dict.fromkeys(seen.reason for _g, seen in parts if seen.reason))
     if not ids and any(seen.at is None for _g, seen in parts):
-        return TaskDevices((), "", reason)
+        held = _held(seat, gpus)
+        return TaskDevices(held, "opened", reason) if held else TaskDevices((), "", reason)
     if any(order_is_unsure(g, environ, seen) for g, seen in parts):
         return TaskDevices(ids, "assumed", "the order in which CUDA counts the node's unlike GPUs")
     return TaskDevices(ids, "environment", reason)
+
+
+def _held(seat: _Seat, gpus: Sequence[Gpus]) -> tuple[str, ...]:
+    """The recorded devices whose files the task held open; none when these are all of several."""
+    files = {"nvidia": "nvidia", "amd": "renderD"}
+    named = [(f"{files.get(g.vendor)}{f.minor}", id) for g in gpus for f, id in zip(g.found, g.ids, strict=True)]
+    held = tuple(id for file, id in named if file in seat.opened)
+    return held if len(held) < len(named) or len(named) == 1 else ()
 
 
 def _agents(seats: list[_Seat], here: list[int]) -> set[int]:

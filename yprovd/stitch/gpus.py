@@ -83,8 +83,9 @@ def gpus_on(node: Node, environs: Iterable[Mapping[str, str]], renumbered: bool 
     by_vendor: dict[str, list[tuple[Found, Device]]] = {}
     for at, device in enumerate(d for d in devices_on(node) if d.cls == "gpu"):
         about = device.attributes
-        index, parts = about.get("index"), str(about.get("mig") or "").split(",")
+        index, minor, parts = about.get("index"), about.get("minor"), str(about.get("mig") or "").split(",")
         found = Found(index if isinstance(index, int) else at, str(about.get("uuid") or device.id),
+                      minor=minor if isinstance(minor, int) else -1,
                       parts=tuple(part.strip() for part in parts if part.strip()))
         by_vendor.setdefault(str(about.get("vendor") or ""), []).append((found, device))
     out = []

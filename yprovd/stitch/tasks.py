@@ -27,8 +27,8 @@ _NONSENSE = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 class Task:
     """One process with a rank of its own. `node` indexes `Record.nodes` and `process` `Record.processes`, -1 without.
     `step`: Slurm's `<job>.<step>`, or "". `launch`: how its launcher calls all that it started together, or "".
-    `end_*` is None when nobody saw the end; `seen_wall_ns` is when it was last known to be there (its end, or up to a
-    second before)."""
+    `opened`: device files of accelerators that it held open. `end_*` is None when nobody saw the end; `seen_wall_ns`
+    is when it was last known to be there (its end, or up to a second before)."""
 
     host: str
     boot_id: str
@@ -50,6 +50,7 @@ class Task:
     seen_wall_ns: int | None = None
     process: int = -1
     launch: str = ""
+    opened: tuple[str, ...] = ()
 
 
 @dataclass
@@ -113,6 +114,10 @@ def _take(tasks: _Tasks, host: str, boot_id: str, row: Mapping[str, Any], offset
     if row["e"] == "begin":
         started = row.get("started_ns")
         tasks.begun(host, boot_id, row, t if started is None else _whole(started), offset_ns)
+    elif row["e"] == "opened":
+        task = tasks.by_id.get((host, boot_id, str(row["id"])))
+        if task is not None:
+            task.opened = tuple(str(name) for name in row["files"])
     elif row["e"] == "end":
         task = tasks.by_id.get((host, boot_id, str(row["id"])))
         if task is not None and task.end_mono_ns is None:
