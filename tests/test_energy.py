@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import threading
@@ -81,7 +82,69 @@ def test_energy_of_run_context_and_epoch_is_what_the_meter_drew(tmp_path: Path, 
     assert joules("ctx/training") + outside("run") == pytest.approx(joules("run"), rel=1e-9)
     assert attribute(activities["run"], "energyMethod") == "measured"
     assert "energy" in done.stderr
-    assert "J (measured)" in done.stderr
+    assert "J (measured), partial: without memory, network" in done.stderr
+    energy = document(only_run(tmp_path))["entity"]["energy"]
+    assert (attribute(energy, "energyScope"), attribute(energy, "unit")) == ("partial", "J")
+    checked = yprov("validate", str(only_run(tmp_path)), cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+
+
+METRICS = {"power": "{watts} W {us} us\n", "energy": "{joules} J {us} us\n"}
+
+
+@pytest.fixture
+def cray(tmp_path: Path) -> Iterator[Path]:
+    """A Cray node that draws 1000 W, 600 of them in its accelerator; scanned ten times a second, in whole joules."""
+    root = tmp_path / "cray"
+    shutil.copytree(HOST, root, symlinks=True)
+    counters = root / "sys/cray/pm_counters"
+    counters.mkdir(parents=True)
+    (counters / "startup").write_text("1780055122858757\n")
+    (counters / "raw_scan_hz").write_text("10\n")
+    done, began, scans = threading.Event(), time.time(), 0
+
+    def scan() -> None:
+        nonlocal scans
+        scans += 1
+        now = time.time()
+        for prefix, watts in (("", 1000), ("cpu_", 250), ("memory_", 100), ("accel0_", 600)):
+            for name, text in METRICS.items():
+                joules, us = int(4.7e9 + watts * (now - began)), int(now * 1e6)
+                # one write over the old bytes: a reader never sees an empty file, as it never does in sysfs
+                with open(os.open(counters / f"{prefix}{name}", os.O_WRONLY | os.O_CREAT), "w") as file:
+                    file.write(text.format(watts=watts, joules=joules, us=us))
+        (counters / "freshness").write_text(f"{scans}\n")
+
+    def keep_scanning() -> None:
+        while not done.wait(0.1):
+            scan()
+
+    scan()
+    scanning = threading.Thread(target=keep_scanning)
+    scanning.start()
+    yield root
+    done.set()
+    scanning.join()
+
+
+def test_the_node_meter_of_a_cray_is_the_energy_of_the_run_and_its_accelerators_that_of_the_gpus(
+    tmp_path: Path, cray: Path
+) -> None:
+    done = yprov("run", "--interval", "0.2", "--root", str(cray), "--", sys.executable, "-c", PROGRAM, cwd=tmp_path,
+                 env=environment())
+    assert done.returncode == 0, done.stderr
+    prov = document(only_run(tmp_path))
+    energy, run = prov["entity"]["energy"], prov["activity"]["run"]
+    run_s = float(attribute(run, "durationSeconds"))
+    assert float(attribute(energy, "energyJ")) == pytest.approx(1000.0 * run_s, rel=0.05)
+    assert float(attribute(energy, "gpuEnergyJ")) == pytest.approx(600.0 * run_s, rel=0.05)
+    assert float(attribute(energy, "coverage")) == pytest.approx(1.0, abs=0.02)
+    assert [attribute(energy, name) for name in ("energyMethod", "energyScope", "gpuEnergyMethod", "notCovered")] == [
+        "measured", "node", "measured", None]
+    training = prov["activity"]["ctx/training"]
+    assert float(attribute(training, "gpuEnergyJ")) == pytest.approx(600.0, rel=0.1)
+    assert "J (measured), node" in done.stderr
+    assert yprov("validate", str(only_run(tmp_path)), cwd=tmp_path).returncode == 0
 
 
 def test_without_a_meter_energy_is_absent_with_a_reason(tmp_path: Path) -> None:

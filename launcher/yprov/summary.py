@@ -27,7 +27,7 @@ def facts(view: RunView) -> dict[str, Any]:
                 "/epoch/" in name or "/span/" in name)):
             contexts[str(a.get("context") or a.get("label"))] = {
                 "duration_s": a.get("durationSeconds"), "energy_j": a.get("energyJ"), "cpu_s": a.get("cpuSeconds"),
-                "peak_memory_bytes": a.get("peakMemoryBytes"),
+                "peak_memory_bytes": a.get("peakMemoryBytes"), **_gpu(a),
                 "epochs": sum(1 for o in activities if o.startswith(f"{name}/epoch/") and "/span/" not in o),
             }
     metrics: dict[str, dict[str, Any]] = {}
@@ -44,7 +44,11 @@ def facts(view: RunView) -> dict[str, Any]:
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(view.config.created_ns / 1e9)),
         "duration_s": run.get("durationSeconds"),
         "energy_j": energy.get("energyJ"), "energy_method": energy.get("energyMethod"),
-        "energy_reason": energy.get("energyReason"),
+        "energy_reason": energy.get("energyReason"), "energy_scope": energy.get("energyScope"),
+        "energy_coverage": energy.get("coverage"), "shared": bool(energy.get("shared")),
+        "not_covered": str(energy.get("notCovered") or "").splitlines(),
+        "energy_notes": str(energy.get("energyNotes") or "").splitlines(),
+        **_gpu(run), "gpu_energy_method": energy.get("gpuEnergyMethod"),
         "cpu_s": run.get("cpuSeconds"), "peak_memory_bytes": run.get("peakMemoryBytes"),
         "nodes": run.get("nodeCount"), "hosts": nodes.get("nodeList"),
         "devices": nodes.get("devices"),
@@ -82,17 +86,18 @@ def lines(view: RunView) -> list[str]:
     reasons = f["dark"]["reasons"]
     row("dark", "; ".join(reasons[:_MOST_REASONS]
                           + ([f"and {len(reasons) - _MOST_REASONS} more"] if len(reasons) > _MOST_REASONS else [])))
-    if f["energy_j"] is not None:
-        row("energy", f"{energy(f['energy_j'])} ({f['energy_method']})")
-    else:
-        row("energy", f"absent: {f['energy_reason'] or 'no meter'}")
+    row("energy", _energy(f))
+    row("gpu", _gpu_text(f))
+    for note in f["energy_notes"][:_MOST_REASONS]:
+        row("meter", note)
     if f["cpu_s"] is not None:
         row("cpu", f"{f['cpu_s']:.1f} CPU seconds")
     if f["peak_memory_bytes"] is not None:
         row("memory", f"{size(f['peak_memory_bytes'])} peak")
     for name, c in f["contexts"].items():
         parts = [duration(c["duration_s"]), _count(c["epochs"], "epoch") if c["epochs"] else "",
-                 energy(c["energy_j"]) if c["energy_j"] is not None else ""]
+                 energy(c["energy_j"]) if c["energy_j"] is not None else "",
+                 f"{energy(c['gpu_energy_j'])} of GPUs" if c["gpu_energy_j"] is not None else ""]
         row("context", f"{name}: " + ", ".join([*filter(None, parts), *_metrics(f, name)]))
     for name in f["metrics"]:
         if name not in f["contexts"]:
@@ -103,6 +108,30 @@ def lines(view: RunView) -> list[str]:
         row("lost", ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in lost.items() if n))
     row("run", f["directory"])
     return out
+
+
+def _gpu(record: dict[str, Any]) -> dict[str, Any]:
+    return {"gpu_energy_j": record.get("gpuEnergyJ"), "gpu_hours": record.get("gpuHours"),
+            "gpu_peak_memory_bytes": record.get("gpuPeakMemoryBytes")}
+
+
+def _energy(f: dict[str, Any]) -> str:
+    """12.1 kJ (measured), partial: without memory, network...; or why there is no figure."""
+    if f["energy_j"] is None:
+        return f"absent: {f['energy_reason'] or 'no meter'}"
+    missing = ", ".join(f["not_covered"])
+    scope = f", {f['energy_scope']}{f': without {missing}' if missing else ''}" if f["energy_scope"] else ""
+    return "; ".join(filter(None, [f"{energy(f['energy_j'])} ({f['energy_method']}){scope}", f["energy_reason"],
+                                   "other jobs may have used a part of it" if f["shared"] else ""]))
+
+
+def _gpu_text(f: dict[str, Any]) -> str:
+    """9.1 kJ (measured), 0.25 GPU hours, 40.0 GiB peak."""
+    joules, hours, peak = f["gpu_energy_j"], f["gpu_hours"], f["gpu_peak_memory_bytes"]
+    return ", ".join(filter(None, [
+        f"{energy(joules)} ({f['gpu_energy_method']})" if joules is not None else "",
+        f"{hours:.3g} GPU hours" if hours is not None else "", f"{size(peak)} peak" if peak is not None else "",
+    ]))
 
 
 def table(views: Sequence[RunView]) -> list[str]:

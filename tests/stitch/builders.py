@@ -22,10 +22,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from yprovd.model import Absence, Device, Metric, Sample, Schema
+from yprovd.model import Absence, Device, Metric, Sample, Schema, Trace
 from yprovd.spool import SpoolWriter, spool_files
 from yprovd.stitch.record import Record, read_record
-from yprovd.wire import Kind, Packer, pack_metrics, pack_samples
+from yprovd.wire import Kind, Packer, pack_metrics, pack_samples, pack_traces
 
 S = 1_000_000_000
 T0 = 1_767_225_600 * S
@@ -47,6 +47,11 @@ def gauge(name: str, unit: str = "1", resolution: float = 1.0, device: Device | 
 
 def counter(name: str, unit: str = "J", resolution: float = 1e-6, device: Device | None = None) -> Metric:
     return Metric(name, unit, "counter", f"the {name}", resolution, device)
+
+
+def time_of(name: str, device: Device) -> Metric:
+    """When `name` of the device had its value."""
+    return Metric(f"{name}.time", "s", "time", f"when {name} had its value", 1e-6, device)
 
 
 def package(number: int = 0, *, summed: bool = True) -> Device:
@@ -100,9 +105,10 @@ class NodeSpool(_Source):
     def __init__(
         self, folder: Path, number: int, host: str, metrics: Sequence[Metric], *, interval_s: float = 1.0,
         facts: Mapping[str, Any] | None = None, absences: Sequence[tuple[str, str]] = (), at: float = 0.0,
+        traced: Sequence[Metric] = (),
     ) -> None:
         super().__init__(folder, number, host, {"role": "node", "pid": 10 + number, "facts": dict(facts or {})}, at)
-        self.schema = Schema(round(interval_s * S), tuple(metrics), tuple(Absence(*a) for a in absences))
+        self.schema = Schema(round(interval_s * S), tuple(metrics), tuple(Absence(*a) for a in absences), tuple(traced))
         self.schema_id = self.schema.id
         self.frame(at, Kind.SCHEMA, self.schema.to_json())
 
@@ -112,13 +118,20 @@ class NodeSpool(_Source):
         tick = (ns(at) + interval // 2) // interval * interval if nominal is None else ns(nominal)
         self.frame(at, Kind.SAMPLES, pack_samples(self.schema_id, [Sample(tick, ns(at), self.mono(at), values)]))
 
+    def trace(self, at: float, *curves: tuple[int, Sequence[float], Sequence[float]]) -> None:
+        """What devices had recorded by `at`: (position in `traced`, times, values) of each."""
+        self.frame(at, Kind.TRACE, pack_traces(self.schema_id, [
+            Trace(metric, [self.mono(t) for t in times], values) for metric, times, values in curves]))
+
 
 class ProcessSpool(_Source):
-    """A process of the job that uses the client."""
+    """A process of the job that uses the client. `more`: what else it announces."""
 
-    def __init__(self, folder: Path, number: int, host: str, *, rank: int | None, pid: int, at: float = 0.0) -> None:
+    def __init__(
+        self, folder: Path, number: int, host: str, *, rank: int | None, pid: int, at: float = 0.0, **more: Any
+    ) -> None:
         ranks = {} if rank is None else {"rank": rank, "world_size": 2, "local_rank": 0}
-        super().__init__(folder, number, host, {"role": "process", "pid": pid, **ranks}, at)
+        super().__init__(folder, number, host, {"role": "process", "pid": pid, **ranks, **more}, at)
         self._next_id = 1
         self._open: list[tuple[int, str | None, int | None]] = [(0, None, None)]
         self.logged = 0
@@ -224,10 +237,12 @@ class RunSpool:
         node: NodeSpool = self._add(NodeSpool(self.folder, self._number(), host, metrics, **more))
         return node
 
-    def process(self, host: str, rank: int | None = None, pid: int | None = None, at: float = 0.0) -> ProcessSpool:
+    def process(
+        self, host: str, rank: int | None = None, pid: int | None = None, at: float = 0.0, **more: Any
+    ) -> ProcessSpool:
         number = self._number()
-        process: ProcessSpool = self._add(
-            ProcessSpool(self.folder, number, host, rank=rank, pid=1000 + number if pid is None else pid, at=at))
+        process: ProcessSpool = self._add(ProcessSpool(
+            self.folder, number, host, rank=rank, pid=1000 + number if pid is None else pid, at=at, **more))
         return process
 
     def close(self) -> None:

@@ -45,9 +45,9 @@ def by_path(attribution: Attribution) -> dict[str, Account]:
 
 
 def whole(attribution: Attribution) -> None:
-    """children + outside = parent, for energy and for processor time."""
+    """children + outside = parent, for energy, for processor time and for the energy of GPUs."""
     accounts = {a.path: a for a in attribution.accounts}
-    sums = {path: [0.0, 0.0] for path in accounts}
+    sums = {path: [0.0, 0.0, 0.0] for path in accounts}
     for path, a in accounts.items():
         if path:
             above = path[:-1]
@@ -56,12 +56,13 @@ def whole(attribution: Attribution) -> None:
                 while not above and "/" in name[4:]:
                     name = name.rpartition("/")[0]
                     above = (name,) if (name,) in accounts else ()
-            sums[above][0] += a.energy_j or 0.0
-            sums[above][1] += a.cpu_s or 0.0
+            for i, figure in enumerate((a.energy_j, a.cpu_s, a.gpu_energy_j)):
+                sums[above][i] += figure or 0.0
             assert accounts[above].begin_ns <= a.begin_ns or not above
     for path, a in accounts.items():
         for total, outside, children in ((a.energy_j, a.energy_outside_j, sums[path][0]),
-                                         (a.cpu_s, a.cpu_outside_s, sums[path][1])):
+                                         (a.cpu_s, a.cpu_outside_s, sums[path][1]),
+                                         (a.gpu_energy_j, a.gpu_energy_outside_j, sums[path][2])):
             assert (total is None) == (outside is None)
             assert (total or 0.0) == pytest.approx((outside or 0.0) + children, rel=1e-6, abs=1e-6)
 

@@ -33,11 +33,12 @@ from tests.stitch.golden.small import (
     small_record,
     small_series,
 )
-from yprovd.stitch.attribution import Attribution, EnergyReport
+from yprovd.stitch.attribution import Attribution
 from yprovd.stitch.document import base_iri, clean, slug
 from yprovd.stitch.facts import host_list
 from yprovd.stitch.provenance import build_document
 from yprovd.stitch.record import MetricTable, Param, Record
+from yprovd.stitch.report import EnergyReport, MeterRow
 from yprovd.stitch.states import final_state
 from yprovd.stitch.validate import check_document
 
@@ -378,3 +379,37 @@ def test_building_loads_only_the_json_serializer() -> None:
     root = Path(__file__).parents[2]
     out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
     assert out.strip() == "['prov.serializers.provjson']"
+
+
+def test_energy_says_what_it_is_the_energy_of_and_what_not() -> None:
+    energy = built()["entity"]["run:energy"]
+    assert {k: plain(energy[f"yp:{k}"]) for k in ("energyJ", "unit", "energyMethod", "energyScope", "coverage",
+                                                  "gpuEnergyJ", "gpuEnergyMethod", "gpuCoverage", "shared")} == {
+        "energyJ": "100.0", "unit": "J", "energyMethod": "measured", "energyScope": "partial", "coverage": "0.99",
+        "gpuEnergyJ": "40.0", "gpuEnergyMethod": "measured", "gpuCoverage": "1.0", "shared": True}
+    assert energy["yp:notCovered"] == "gpu[001-002]: memory\ngpu[001-002]: network, disks"
+    assert energy["yp:energyNotes"] == "gpu001: cray/node does not count: it covers 3 % of the run"
+    assert energy["yp:energyText"] == (
+        "100.0 J, measured, of a part of the nodes; 40.0 J of it, measured, are the GPUs; without gpu[001-002]: memory,"
+        " gpu[001-002]: network, disks; the meters cover 99 % of the time; other jobs may have used a part of it")
+
+
+def test_energy_that_was_integrated_is_derived_from_the_power() -> None:
+    rows = tuple(MeterRow(0, "gpu", f"GPU-{i}", "gpu", method, 1.0, None, 0, 1.0, True, True, "")
+                 for i, method in enumerate(["measured", "integrated"]))
+    attribution = replace(small_attribution(), energy=replace(small_attribution().energy, rows=rows))
+    series = [series_info("gpu_fast/power", metric="hw.power"), series_info("cray/power", metric="hw.power"),
+              series_info("gpu/energy_increment", metric="hw.energy", total=5.0)]
+    doc = built(attribution=attribution, series=series)
+    assert {used for made, used in edges(doc, "wasDerivedFrom", "generatedEntity", "usedEntity")
+            if made == "run:energy"} == {"run:series/gpu_fast/power", "run:series/gpu/energy_increment"}
+    assert doc["entity"]["run:energy"]["prov:location"] == "series.zarr/meters"
+
+
+def test_what_gpus_did_is_on_every_context_that_knows_it() -> None:
+    doc = built()
+    training, validation = (doc["activity"][f"run:ctx/{name}"] for name in ("training", "validation"))
+    assert {k: plain(training[f"yp:{k}"]) for k in ("gpuEnergyJ", "gpuEnergyOutsideJ", "gpuHours",
+                                                    "gpuPeakMemoryBytes")} == {
+        "gpuEnergyJ": "40.0", "gpuEnergyOutsideJ": "2.5", "gpuHours": "0.005", "gpuPeakMemoryBytes": "40000000000"}
+    assert not any(k.startswith("yp:gpu") for k in validation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import struct
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -16,13 +17,14 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.stitch.builders import T0, RunSpool, S, counter, gauge, ns, package
+from tests.stitch.builders import T0, RunSpool, S, counter, gauge, ns, package, time_of
 from yprovd.model import Device, Metric
 from yprovd.stitch.align import integers, storage_of, stored_counter, stored_gauge
 from yprovd.stitch.attribution import attribute
 from yprovd.stitch.record import Record
 from yprovd.stitch.series import SeriesInfo, write_series
 from yprovd.stitch.storage import CHUNK, SHARD, Store, encoded, layout
+from yprovd.wire import Kind
 
 CPU = gauge("system.cpu.utilization", "1", 0.01)
 RSS = gauge("process.memory.rss", "By", 1)
@@ -63,7 +65,7 @@ def test_every_group_opens_with_xarray(run: RunSpool) -> None:
     run.finish(3.0)
     path, _infos = write(run)
     groups = {"host", "rapl", "sensor", "clock", "metrics/training", "spans", "events", "nodes", "processes",
-              "tasks"}
+              "tasks", "meters"}
     tree = xr.open_datatree(path, engine="zarr")
     assert {g.strip("/") for g in tree.groups} == groups | {"", "metrics"}
     for group in groups:
@@ -193,6 +195,114 @@ def test_another_rate_is_a_group_with_a_time_of_its_own(run: RunSpool) -> None:
     assert opened(path, "host").sizes == {"node": 1, "time": 3}
     assert opened(path, "host_0.5s").sizes == {"node": 1, "time": 6}
     assert opened(path, "clock_0.5s").offset_us.shape == (1, 6)
+
+
+def test_a_devices_own_time_is_stored_as_microseconds_after_the_tick(run: RunSpool) -> None:
+    gpu = Device("gpu", "GPU-1", "H100", {"meter": "gpu", "summed": True})
+    node = run.node("n1", [counter("hw.energy", "J", 1e-3, gpu), time_of("hw.energy", gpu)])
+    offset = node.mono(0.0) / 1e9
+    for t, lag in ((0, 0.1), (1, 0.025), (2, math.nan), (3, 4000.0)):
+        node.sample(t + 0.002, [100.0 * t, t + 0.002 - lag + offset])
+    path, infos = write(run)
+    table = opened(path, "gpu")
+    assert table.energy_time_offset.values[0].tolist()[:2] == [-98_000.0, -23_000.0]
+    assert math.isnan(table.energy_time_offset.values[0, 2])
+    assert table.energy_time_offset.values[0, 3] == 2_000.0 - 4_000_000_000.0  # stood still for an hour: stored wider
+    assert table.energy_time_offset.attrs["units"] == "us"
+    assert table.energy_time_offset.attrs["metric"] == "hw.energy.time"
+    assert zarr.open_array(path / "gpu/energy_time_offset").dtype == np.int64
+    assert infos["gpu/energy_time_offset"].total is None
+
+
+def test_times_that_are_near_their_ticks_are_small_integers(run: RunSpool) -> None:
+    gpu = Device("gpu", "GPU-1")
+    node = run.node("n1", [time_of("hw.energy", gpu)])
+    for t in range(3):
+        node.sample(t, [node.mono(t) / 1e9])
+    path, _infos = write(run)
+    array = zarr.open_array(path / "gpu/energy_time_offset")
+    assert (array.dtype, array[:].tolist()) == (np.int32, [[0, 0, 0]])
+
+
+POWER = [gauge("hw.power", "W", 1e-3, Device("gpu", f"GPU-{i}")) for i in (0, 1)]
+BUSY = [gauge("hw.gpu.utilization", "1", 0.01, Device("gpu", f"GPU-{i}")) for i in (0, 1)]
+
+
+def test_what_devices_record_themselves_is_a_table_of_its_own(run: RunSpool) -> None:
+    """Two GPUs; power and utilisation of the second have their values at the same times, some of the power's alone."""
+    node = run.node("n1", POWER, traced=[*POWER, BUSY[1]])
+    node.sample(0, [100.0, 200.0])
+    node.trace(0.5, (1, [0.1, 0.2, 0.3], [200.5, 201.0, 202.0]), (2, [0.1, 0.3], [0.5, 0.7]))
+    node.trace(1.0, (0, [0.55, 0.6], [99.0, 98.0]), (1, [0.7], [203.0]), (2, [], []))
+    node.sample(1, [100.0, 200.0])
+    path, infos = write(run)
+    table = opened(path, "gpu_fast").to_dataframe()
+    assert table.device.tolist() == [0, 0, 1, 1, 1, 1]
+    assert [t.value for t in table.time] == [ns(t) for t in (0.55, 0.6, 0.1, 0.2, 0.3, 0.7)]
+    assert table.power.tolist() == [99_000.0, 98_000.0, 200_500.0, 201_000.0, 202_000.0, 203_000.0]
+    np.testing.assert_array_equal(table.gpu_utilization, [math.nan, math.nan, 50, math.nan, 70, math.nan])
+    assert opened(path, "gpu").device.values.tolist() == ["GPU-0", "GPU-1"]
+    info = infos["gpu_fast/power"]
+    assert (info.metric, info.unit, info.count, info.last, info.source) == ("hw.power", "mW", 6, 203_000.0, "yprov")
+    assert infos["gpu_fast/gpu_utilization"].missing == 4
+
+
+def test_a_daemon_that_starts_again_reads_the_buffer_once_more_and_nothing_counts_twice(run: RunSpool) -> None:
+    first, second = run.node("n1", POWER, traced=POWER[:1]), run.node("n1", POWER, traced=POWER[:1], at=5.0)
+    first.sample(0, [1.0, 1.0])
+    first.trace(4.0, (0, [1.0, 2.0, 3.0], [10.0, 20.0, 30.0]))
+    second.sample(5, [1.0, 1.0])
+    second.trace(6.0, (0, [2.000004, 2.9, 3.5, 4.0], [20.0, 29.0, 35.0, 40.0]))
+    path, _infos = write(run)
+    assert opened(path, "gpu_fast").power.values.tolist() == [10_000.0, 20_000.0, 30_000.0, 35_000.0, 40_000.0]
+
+
+def test_traces_have_the_rows_of_their_own_rate_and_a_device_that_only_records_has_one_too(run: RunSpool) -> None:
+    slow, fast = run.node("n1", POWER[:1]), run.node("n2", POWER[1:], interval_s=0.5, traced=[POWER[1], BUSY[0]])
+    slow.sample(0, [1.0])
+    fast.sample(0, [1.0])
+    fast.trace(1.0, (0, [0.25], [5.0]), (1, [0.5], [0.1]))
+    path, _infos = write(run)
+    assert opened(path, "gpu_0.5s").device.values.tolist() == ["GPU-1", "GPU-0"]
+    assert opened(path, "gpu_0.5s_fast").device.values.tolist() == [0, 1]
+    assert "gpu_fast" not in zarr.open_group(path, mode="r")
+
+
+def test_traces_that_are_none_are_damage_and_the_others_count(run: RunSpool) -> None:
+    node = run.node("n1", POWER, traced=POWER[:1])
+    node.sample(0, [1.0, 1.0])
+    node.frame(1.0, Kind.TRACE, b"\0")
+    node.frame(1.0, Kind.TRACE, struct.pack("<IHHI", node.schema_id, 1, 0, 5))  # five values, and none there
+    node.frame(1.0, Kind.TRACE, struct.pack("<IHHI", node.schema_id, 1, 9, 0))  # of a metric that was not announced
+    node.trace(2.0, (0, [1.0], [7.0]))
+    record = run.record()
+    assert record.damaged_bytes == 1 + 12
+    (curve,) = record.nodes[0].traces
+    assert (curve.metric, curve.values.tolist(), curve.wall_ns.tolist()) == (POWER[0], [7.0], [ns(1.0)])
+    assert curve.mono_ns.tolist() == [node.mono(1.0)]
+
+
+def test_what_each_meter_counted_is_a_table(run: RunSpool) -> None:
+    cray = Device("cray", "node", "", {"meter": "node", "summed": True})
+    gpus = [Device("gpu", f"GPU-{i}", "H100", {"meter": "gpu", "summed": True}) for i in (0, 1)]
+    node = run.node("n1", [counter("hw.energy", "J", 1.0, d) for d in (cray, *gpus)])
+    for t in range(11):
+        node.sample(t, [500.0 * t, 100.0 * t, math.nan])
+    rank = run.process("n1", rank=0)
+    with rank.span(2.0, 4.0, "context", "training"):
+        pass
+    run.finish(10.0)
+    path, _infos = write(run)
+    table = opened(path, "meters").to_dataframe()
+    assert table["class"].tolist() == ["cray", "gpu", "gpu"]
+    assert table.device.tolist() == ["node", "GPU-0", "GPU-1"]
+    assert table.meter.tolist() == ["node", "gpu", "gpu"]
+    assert table.method.tolist() == ["measured", "measured", "absent"]
+    np.testing.assert_array_equal(table.energy, [5000.0, 1000.0, math.nan])
+    assert (table.counts.tolist(), table.counts_gpu.tolist()) == ([1, 0, 0], [0, 1, 0])
+    assert table.reason.tolist() == ["", "", "its counter and its power were never read"]
+    assert (table.node.tolist(), table.resets.tolist()) == ([0, 0, 0], [0, 0, 0])
+    assert opened(path, "spans").gpu_energy.values.tolist() == pytest.approx([200.0])
 
 
 def test_a_node_whose_clock_is_years_off_does_not_blow_up_the_grid(run: RunSpool) -> None:

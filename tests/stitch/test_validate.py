@@ -235,3 +235,28 @@ def test_damaged_files_never_raise(tmp_path_factory: pytest.TempPathFactory, dat
     (run / "series.zarr").mkdir()
     (run / "series.zarr/zarr.json").write_bytes(data)
     assert validate_run(run)
+
+
+def metered(run_dir: Path, *, energy: list[float], counts: list[int], counts_gpu: list[int]) -> None:
+    """The store of `small_series` with the table of meters, and a document that names it."""
+    root = zarr.open_group(run_dir / "series.zarr")
+    for name, values, dtype in (("energy", energy, "f8"), ("counts", counts, "i1"), ("counts_gpu", counts_gpu, "i1")):
+        root.create_array(f"meters/{name}", shape=(len(values),), dtype=dtype)[:] = values
+    rewrite(run_dir, lambda doc: doc["entity"]["run:energy"].__setitem__("prov:location", "series.zarr/meters"))
+
+
+def test_meters_that_add_up_to_the_figures_are_no_problem(run_dir: Path) -> None:
+    metered(run_dir, energy=[60.0, 40.0, 90.0, float("nan")], counts=[1, 1, 0, 0], counts_gpu=[0, 1, 0, 0])
+    assert validate_run(run_dir) == []
+
+
+def test_meters_that_do_not_add_up_are_found(run_dir: Path) -> None:
+    metered(run_dir, energy=[60.0, 41.0], counts=[1, 1], counts_gpu=[0, 1])
+    assert validate_run(run_dir) == ["series.zarr: the meters counted 101.0 J; prov.json says energyJ 100.0",
+                                     "series.zarr: the meters counted 41.0 J; prov.json says gpuEnergyJ 40.0"]
+
+
+def test_a_table_of_meters_that_is_gone_is_found(run_dir: Path) -> None:
+    rewrite(run_dir, lambda doc: doc["entity"]["run:energy"].__setitem__("prov:location", "series.zarr/meters"))
+    (problem,) = validate_run(run_dir)
+    assert "meters/energy" in problem

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from yprovd.model import Device, Metric
 from yprovd.stitch.record import F64, I64, Node, Samples
 from yprovd.stitch.storage import sentinel
+from yprovd.stitch.traces import Traced
 
 Cells = npt.NDArray[Any]
 
@@ -46,8 +47,11 @@ STORAGE: dict[tuple[str, float], Unit] = {
 
 
 def storage_of(metric: Metric) -> Unit:
-    """Counters are int64, and so are bytes; what the table does not know is a float in its own unit."""
+    """Counters are int64, and so are bytes; times are microseconds after the tick of the grid; what the table does not
+    know is a float in its own unit."""
     unit, resolution = metric.unit, metric.resolution
+    if metric.kind == "time":
+        return STORAGE["s", 1e-6]
     if unit == "By":
         size, name = next((s for s in ((1 << 20, "MiB"), (1 << 10, "KiB")) if resolution >= s[0]), (1, "byte"))
         return Unit(name, 1 / size, "i8")
@@ -64,7 +68,8 @@ class Group:
     """One device class (or the nodes themselves) at one rate: what becomes a group of the store.
 
     `rows`: (node, device) of each row; `metrics`: what is measured, in the order of first appearance;
-    `start_ns`, `slots`: the grid, in steps of `interval_ns`.
+    `start_ns`, `slots`: the grid, in steps of `interval_ns`. `traces`: (row, curve) of what devices recorded by
+    themselves, which is on no grid.
     """
 
     cls: str
@@ -73,6 +78,7 @@ class Group:
     slots: int
     rows: list[tuple[int, Device | None]] = field(default_factory=list)
     metrics: list[Metric] = field(default_factory=list)
+    traces: list[tuple[int, Traced]] = field(default_factory=list)
     _row_of: dict[tuple[int, str], int] = field(default_factory=dict)
     _metric_of: dict[tuple[str, str, str], int] = field(default_factory=dict)
     _parts: list[tuple[int, Samples, I64, I64, I64]] = field(default_factory=list)
@@ -100,6 +106,12 @@ class Group:
         self._parts.append((node, samples, np.array(which, np.int64), np.array(rows, np.int64),
                             np.array(columns, np.int64)))
 
+    def trace(self, node: int, curve: Traced) -> None:
+        self.traces.append((self._row(node, curve.metric.device), curve))
+
+    def has(self, node: int, device: Device | None) -> bool:
+        return (node, device.id if device else "") in self._row_of
+
     def _row(self, node: int, device: Device | None) -> int:
         row = self._row_of.setdefault((node, device.id if device else ""), len(self.rows))
         if row == len(self.rows):
@@ -107,7 +119,8 @@ class Group:
         return row
 
     def blocks(self) -> Iterator[tuple[Metric, F64]]:
-        """Each metric with its values[row, slot], NaN where there is none. A block may be overwritten."""
+        """Each metric with its values[row, slot], NaN where there is none; times as seconds after the tick of the grid.
+        A block may be overwritten."""
         batch = max(1, BLOCK // (8 * len(self.rows) * self.slots))
         for first in range(0, len(self.metrics), batch):
             metrics = self.metrics[first:first + batch]
@@ -117,7 +130,10 @@ class Group:
                 if batch < len(self.metrics):
                     here = (k >= first) & (k < first + batch)
                     k, row, column = k[here] - first, row[here], column[here]
-                _fill(block, k, row, self._slots_of(samples), samples.values.T[column], over=node in seen)
+                values = samples.values.T[column]
+                for i in np.flatnonzero([samples.schema.metrics[j].kind == "time" for j in column.tolist()]):
+                    values[i] -= _monotonic_ticks(samples)
+                _fill(block, k, row, self._slots_of(samples), values, over=node in seen)
                 seen.add(node)
             yield from zip(metrics, block, strict=True)
 
@@ -133,6 +149,12 @@ class Group:
 
     def _slots_of(self, samples: Samples) -> I64:
         return (samples.nominal_ns - self.start_ns) // self.interval_ns
+
+
+def _monotonic_ticks(samples: Samples) -> F64:
+    """When the ticks of the grid were, in seconds of the node's monotonic clock."""
+    ticks: F64 = (samples.mono_ns - (samples.wall_ns - samples.nominal_ns)) / 1e9
+    return ticks
 
 
 def _fill(block: F64, k: I64, row: I64, slots: I64, values: F64, *, over: bool) -> None:
@@ -175,6 +197,15 @@ def groups_of(nodes: list[Node]) -> list[Group]:
                 if (cls, interval) not in groups:
                     groups[cls, interval] = Group(cls, interval, *grids[interval])
                 groups[cls, interval].add(i, samples, which)
+        for curve in node.traces:
+            device = curve.metric.device
+            cls = device.cls if device else ""
+            mine = next((g for g in groups.values() if g.cls == cls and g.has(i, device)), None)
+            if mine is None and ticks:  # a device that only records by itself
+                interval = next((s.schema.interval_ns for s in node.samples if len(s.nominal_ns)), min(ticks))
+                mine = groups.setdefault((cls, interval), Group(cls, interval, *grids[interval]))
+            if mine is not None:
+                mine.trace(i, curve)
     return list(groups.values())
 
 

@@ -1,10 +1,10 @@
-"""Joules, CPU seconds and peak memory of the run and of every context, epoch and span.
+"""Joules, CPU seconds, GPU hours and peak memory of the run and of every context, epoch and span.
 
-A counter is read at any time by interpolation between its own readings, and held before the first and after the last.
-A node's meters belong, at each time, to the lowest-ranked of its processes that is alive then and has opened spans;
-what they count goes to the innermost span open in that process: the one begun last. Outside of its spans it is the
-run's own, `outside`. So a pipeline of several programs is attributed program by program, and eight ranks of a node are
-not counted eight times.
+What the meters of a node counted belongs, at each time, to one process of the node, and in it to the innermost open
+span, the one begun last (`yprovd.stitch.charging`): a GPU's to the lowest-ranked of those that own it, everything else
+to the lowest-ranked of all that are alive then and have opened spans. Outside of its spans it is the run's own,
+`outside`. So a pipeline of several programs is attributed program by program, and eight ranks of a node are not counted
+eight times. What the meters counted, and which of them: `yprovd.stitch.energy`.
 
 A span that was never ended lasts until its process said goodbye; of a process that said nothing (killed), until the
 end of the run. Exclusive amounts are found first and summed upwards: children + outside = parent, by construction.
@@ -13,31 +13,25 @@ end of the run. Exclusive amounts are found first and summed upwards: children +
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from yprovd.stitch.meters import (
-    Meter,
-    Peaks,
-    Share,
-    Times,
-    is_cpu_meter,
-    is_energy_meter,
-    owned,
-    parents_of,
-    saw_job,
-    timeline_of,
-    times_of,
-    window_of,
-)
-from yprovd.stitch.record import F64, I64, MetricTable, Node, Record
+from yprovd.stitch.charging import Ledger, Share, energy_charges, gpu_charges, node_charge, time_charges
+from yprovd.stitch.devices import process_owners_of
+from yprovd.stitch.energy import energy_of
+from yprovd.stitch.meters import Peaks, Times, cpu_meter, is_gpu_memory, parents_of, times_of, window_of
+from yprovd.stitch.record import F64, MetricTable, Record
+from yprovd.stitch.report import EnergyReport, report_of
 from yprovd.stitch.steps import Step, steps_of
 from yprovd.wire import NO_STEP
 
 #: Spans within spans beyond this depth count for the one above: a recursive function is no tree of accounts.
 DEPTH = 32
 _FAR = np.iinfo(np.int64)
+#: What is shared out among the spans (energy, processor time, GPU energy, GPU time), and what has peaks (memory).
+_SHARES, _PEAKS = 4, 2
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,8 @@ class Account:
     ("ctx/training", "epoch/3", "span/forward"). `begin_ns`, `end_ns`: wall clock, first begin to last end.
     `count`: how many times it was opened; `duration_s`: for how long it was open, on whichever rank. Figures include
     the children, `*_outside` is what no child covers, None is absent (there is no meter), never 0.
-    children + outside = the account itself.
+    children + outside = the account itself. `energy_j` holds `gpu_energy_j`. `gpu_hours`: of the devices that were the
+    job's (an MI250X has two), whether they worked or not.
     """
 
     path: tuple[str, ...]
@@ -68,25 +63,16 @@ class Account:
     duration_s: float
     first_step: int | None = None
     last_step: int | None = None
-
-
-@dataclass(frozen=True)
-class EnergyReport:
-    """The energy of the run. `method` is "measured" (differences of hardware counters) or "absent", then with
-    `reason`. `meters`: the devices summed, as "host: rapl/package-0". `coverage`: part of the run's time between
-    the first and the last reading of the meters, 0 to 1."""
-
-    energy_j: float | None
-    method: str
-    meters: tuple[str, ...]
-    coverage: float | None
-    reason: str = ""
+    gpu_energy_j: float | None = None
+    gpu_energy_outside_j: float | None = None
+    gpu_hours: float | None = None
+    gpu_memory_peak_bytes: float | None = None
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """`accounts[0]` is the run; parents come before children. `span_energy_j`, `span_cpu_s`, `span_peak_bytes` and
-    `span_duration_s` align with `Record.spans`, NaN where there is no figure. `steps`: the scheduler's, by time."""
+    """`accounts[0]` is the run; parents come before children. `span_*` align with `Record.spans`, NaN where there is no
+    figure. `steps`: the scheduler's, by time."""
 
     accounts: list[Account]
     energy: EnergyReport
@@ -95,6 +81,7 @@ class Attribution:
     span_peak_bytes: list[float]
     span_duration_s: list[float]
     steps: list[Step] = field(default_factory=list)
+    span_gpu_energy_j: list[float] = field(default_factory=list)
 
 
 def attribute(record: Record) -> Attribution:
@@ -102,75 +89,37 @@ def attribute(record: Record) -> Attribution:
     begin = int(record.run.get("started_ns") or record.first_ns)
     end = max(begin, int((record.end or {}).get("ended_ns") or record.last_ns))
     times, parents = times_of(record, end), parents_of(record.spans)
-    meters = [Meter.of(node, is_energy_meter) for node in record.nodes]
-    energy = _share(record, times, meters, begin, end)
-    cpu_meters = [Meter.of(node, is_cpu_meter) if saw_job(node) else None for node in record.nodes]
-    cpu = _share(record, times, cpu_meters, begin, end)
-    memory = Peaks.of(record.nodes)
+    windows = [window_of(node, begin, end) for node in record.nodes]
+    energies = [energy_of(node, window) for node, window in zip(record.nodes, windows, strict=True)]
+    processors = [cpu_meter(node) for node in record.nodes]
+    owners, ledger = process_owners_of(record), Ledger(record, times, windows)
+    energy = ledger.share((n, energy_charges(ledger, n, e, owners)) for n, e in enumerate(energies))
+    cpu = ledger.share((n, node_charge(ledger, n, meter)) for n, meter in enumerate(processors))
+    gpu = ledger.share((n, gpu_charges(ledger, n, e, owners)) for n, e in enumerate(energies))
+    gpu_s = ledger.share((n, time_charges(ledger, n, record.nodes[n], windows[n], owners)) for n in range(len(windows)))
+    shares = [energy, cpu, gpu, gpu_s]
+    memories = [Peaks.of(record.nodes), Peaks.of(record.nodes, is_gpu_memory)]
     absent = np.full(len(record.spans), np.nan)
-    peaks = memory.between(times.begin_wall, times.end_wall) if memory else absent
+    peaks = [m.between(times.begin_wall, times.end_wall) if m else absent for m in memories]
+    whole = [float(m.between(np.array([begin]), np.array([end]))[0]) if m else None for m in memories]
     ended = np.array([s.end_wall_ns is not None for s in record.spans], dtype=bool)
     config = record.run.get("config")
-    run = _Node((), begin, end, count=1, has_energy=energy.total is not None, has_cpu=cpu.total is not None,
-                children=_tree(record, times, parents, energy, cpu, peaks))
-    run.energy = (energy.total or 0.0) - float(energy.exclusive.sum())
-    run.cpu = (cpu.total or 0.0) - float(cpu.exclusive.sum())
+    run = _Node((), begin, end, count=1, children=_tree(record, times, parents, shares, peaks))
+    run.has = [share.total is not None for share in shares]
+    run.own = [(share.total or 0.0) - float(share.exclusive.sum()) for share in shares]
     accounts = _accounts(run, _steps(record.metrics))
     return Attribution(
         [replace(
             accounts[0], name=str(config.get("name") or "") if isinstance(config, dict) else "",
-            begin_ns=begin, end_ns=end, duration_s=(end - begin) / 1e9,
-            memory_peak_bytes=float(memory.between(np.array([begin]), np.array([end]))[0]) if memory else None,
+            begin_ns=begin, end_ns=end, duration_s=(end - begin) / 1e9, memory_peak_bytes=whole[0],
+            gpu_memory_peak_bytes=whole[1],
         ), *accounts[1:]],
-        _report(record.nodes, meters, energy.total, begin, end),
-        energy.inclusive(parents).tolist(), cpu.inclusive(parents).tolist(), peaks.tolist(),
+        report_of(record, energies, windows, energy.total, gpu.total),
+        energy.inclusive(parents).tolist(), cpu.inclusive(parents).tolist(), peaks[0].tolist(),
         np.where(ended, (times.end_mono - times.begin_mono) / 1e9, absent).tolist(),
-        steps_of(record, meters, cpu_meters, begin, end),
+        steps_of(record, energies, processors, begin, end),
+        gpu.inclusive(parents).tolist(),
     )
-
-
-def _share(record: Record, times: Times, meters: list[Meter | None], begin: int, end: int) -> Share:
-    """What the meters of all nodes counted in the run, and in each span alone."""
-    by_process: dict[int, list[int]] = {}
-    for i, span in enumerate(record.spans):
-        by_process.setdefault(span.process, []).append(i)
-    on_node: dict[int, list[tuple[int, I64]]] = {}
-    for p in sorted(by_process):  # the order of `Record.processes`: by rank, then by host and pid
-        on_node.setdefault(record.processes[p].node, []).append((p, np.array(by_process[p])))
-    share = Share(len(record.spans))
-    for n, (node, meter) in enumerate(zip(record.nodes, meters, strict=True)):
-        window = window_of(node, begin, end)
-        if meter is None or window is None:
-            continue
-        share.total = (share.total or 0.0) + float(np.diff(meter.at(np.array(window)))[0])
-        for spans, start, stop in owned(record, on_node.get(n, []), window, times):
-            share.known[spans] = True
-            edges, active = timeline_of(spans, times)
-            amounts = np.diff(meter.at(np.clip(edges, start, stop)))
-            np.add.at(share.exclusive, active[active >= 0], amounts[active >= 0])
-    return share
-
-
-def _report(
-    nodes: list[Node], meters: list[Meter | None], total: float | None, begin: int, end: int
-) -> EnergyReport:
-    absent = [n for n, m in zip(nodes, meters, strict=True) if m is None]
-    reasons = sorted({a.reason for n in absent for s in n.samples for a in s.schema.absences if a.sensor == "rapl"})
-    reason = "; ".join(reasons)
-    if not nodes:
-        reason = "no node daemon ran"
-    elif absent and not reason:
-        read = any(is_energy_meter(m) for n in absent for s in n.samples for m in s.schema.metrics)
-        reason = "the energy counters were read less than twice" if read else "there is no energy counter"
-    if total is None:
-        return EnergyReport(None, "absent", (), None, reason)
-    parts = []
-    for node, meter in zip(nodes, meters, strict=True):
-        window = window_of(node, begin, end)
-        parts.append(meter.covers(*window) if meter is not None and window is not None else 0.0)
-    names = tuple(f"{n.host}: {name}" for n, m in zip(nodes, meters, strict=True) if m for name in m.names)
-    note = f"{len(absent)} of {len(nodes)} nodes have no meter: {reason}" if absent else ""
-    return EnergyReport(total, "measured", names, sum(parts) / len(parts), note)
 
 
 # the tree
@@ -178,25 +127,23 @@ def _report(
 
 @dataclass
 class _Node:
-    """An account in the making. `energy`, `cpu`: its own, without the children."""
+    """An account in the making. `own`: its energy, processor time, GPU energy and GPU time without the children; `has`:
+    which of them there are; `peaks`: of its memory and of its GPUs', NaN without."""
 
     path: tuple[str, ...]
     begin: int
     end: int
     count: int = 0
-    energy: float = 0.0
-    cpu: float = 0.0
-    has_energy: bool = False
-    has_cpu: bool = False
-    peak: float = float("nan")
+    own: list[float] = field(default_factory=lambda: [0.0] * _SHARES)
+    has: list[bool] = field(default_factory=lambda: [False] * _SHARES)
+    peaks: list[float] = field(default_factory=lambda: [math.nan] * _PEAKS)
     children: list[_Node] = field(default_factory=list)
     open: list[tuple[int, int]] = field(default_factory=list)  # when: begin and end of each time, in any order
 
-    def widen(self, begin: int, end: int, peak: float, has_energy: bool, has_cpu: bool) -> None:
+    def widen(self, begin: int, end: int, peaks: Sequence[float], has: Sequence[bool]) -> None:
         self.begin, self.end = min(self.begin, begin), max(self.end, end)
-        self.peak = peak if math.isnan(self.peak) else max(self.peak, peak)
-        self.has_energy |= has_energy
-        self.has_cpu |= has_cpu
+        self.peaks = [b if a != a else max(a, b) for a, b in zip(self.peaks, peaks, strict=True)]
+        self.has = [a or b for a, b in zip(self.has, has, strict=True)]
 
 
 def _prefix(context: str | None, epoch: int | None) -> tuple[str, ...]:
@@ -204,7 +151,7 @@ def _prefix(context: str | None, epoch: int | None) -> tuple[str, ...]:
 
 
 def _tree(
-    record: Record, times: Times, parents: list[tuple[int, int]], energy: Share, cpu: Share, peaks: F64
+    record: Record, times: Times, parents: list[tuple[int, int]], shares: list[Share], peaks: list[F64]
 ) -> list[_Node]:
     """The accounts directly below the run, with those below them. Contexts come before epochs and epochs before
     spans, in whatever order the script nests them."""
@@ -216,21 +163,20 @@ def _tree(
         return nodes[path]
 
     names: dict[int, tuple[str, ...]] = {-1: ()}
-    figures = list(zip(*(column.tolist() for column in (
-        times.begin_wall, times.end_wall, peaks, energy.known, cpu.known, energy.exclusive, cpu.exclusive,
-    )), strict=True))
+    when = list(zip(times.begin_wall.tolist(), times.end_wall.tolist(), strict=True))
+    own = np.array([share.exclusive for share in shares]).T.tolist()
+    known = np.array([share.known for share in shares]).T.tolist()
+    high = np.array(peaks).T.tolist()
     for i, parent in parents:
         span = record.spans[i]
         names[i] = names[parent]
         if span.kind == "span" and len(names[i]) < DEPTH:
             names[i] = (*names[i], f"span/{span.name}")
-        begin, end, peak, has_energy, has_cpu, own_energy, own_cpu = figures[i]
         it = node((*_prefix(span.context, span.epoch), *names[i]))
         it.count += 1
-        it.energy += own_energy
-        it.cpu += own_cpu
-        it.open.append((begin, end))
-        it.widen(begin, end, peak, has_energy, has_cpu)
+        it.own = [a + b for a, b in zip(it.own, own[i], strict=True)]
+        it.open.append(when[i])
+        it.widen(*when[i], high[i], known[i])
         opened = _prefix(span.context, None if span.kind == "context" else span.epoch)
         if span.kind != "span" and opened and opened != it.path:  # a context within an epoch opens itself as well
             node(opened).count += 1
@@ -258,15 +204,14 @@ def _accounts(run: _Node, steps: dict[tuple[str, ...], tuple[int, int]]) -> list
     order = [run]
     for it in order:
         order += it.children
-    totals: dict[tuple[str, ...], tuple[float, float]] = {}
+    totals: dict[tuple[str, ...], list[float]] = {}
     for it in reversed(order):
-        energy, cpu = it.energy, it.cpu
+        total = it.own
         for child in it.children:
-            it.widen(child.begin, child.end, child.peak, child.has_energy, child.has_cpu)
+            it.widen(child.begin, child.end, child.peaks, child.has)
             it.open += child.open
-            energy += totals[child.path][0]
-            cpu += totals[child.path][1]
-        totals[it.path] = energy, cpu
+            total = [a + b for a, b in zip(total, totals[child.path], strict=True)]
+        totals[it.path] = total
         it.open = _union(it.open)
         it.children.sort(key=lambda n: (n.begin, n.path), reverse=True)
     out: list[Account] = []
@@ -275,16 +220,18 @@ def _accounts(run: _Node, steps: dict[tuple[str, ...], tuple[int, int]]) -> list
         it = stack.pop()
         stack += it.children
         kind, _, name = it.path[-1].partition("/") if it.path else ("run", "", "")
-        energy, cpu = totals[it.path]
+        energy, cpu, gpu, gpu_s = (t if has else None for t, has in zip(totals[it.path], it.has, strict=True))
+        energy_outside, cpu_outside, gpu_outside, _idle = (
+            t if has else None for t, has in zip(it.own, it.has, strict=True))
+        memory, gpu_memory = (None if math.isnan(peak) else peak for peak in it.peaks)
         first, last = steps.get(it.path, (None, None))
         out.append(Account(
             it.path, "context" if kind == "ctx" else kind, name,
             next((p[4:] for p in it.path[:1] if p.startswith("ctx/")), None),
             next((int(p[6:]) for p in it.path[:2] if p.startswith("epoch/")), None),
             it.begin, it.end, it.count,
-            energy if it.has_energy else None, it.energy if it.has_energy else None,
-            cpu if it.has_cpu else None, it.cpu if it.has_cpu else None,
-            None if math.isnan(it.peak) else it.peak, sum(b - a for a, b in it.open) / 1e9, first, last,
+            energy, energy_outside, cpu, cpu_outside, memory, sum(b - a for a, b in it.open) / 1e9, first, last,
+            gpu, gpu_outside, None if gpu_s is None else gpu_s / 3600, gpu_memory,
         ))
     return out
 

@@ -8,16 +8,22 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from yprovd.stitch.document import json_text
 from yprovd.stitch.record import DeclaredFile, Node, Record, Samples
 
+if TYPE_CHECKING:
+    from yprovd.stitch.report import EnergyReport
+
 #: Lines of a text that lists something; the rest is counted in its last line.
 MOST_LINES = 30
 MOST_FILES = 300
+#: What the energy is that of, by its scope (`yprovd.stitch.energy`).
+_SCOPES = {"node": "whole nodes", "platform": "the processors' platform and the GPUs",
+           "module": "modules of processor, memory and GPU", "partial": "a part of the nodes"}
 _NUMBERED = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
 
 
@@ -112,6 +118,37 @@ def node_attributes(nodes: list[Node]) -> dict[str, Any]:
         "yp:machine": distinct("machine"),
         "yp:devices": _devices(nodes),
     }
+
+
+def energy_attributes(report: EnergyReport) -> dict[str, Any]:
+    """The attributes of the entity that stands for the energy of the run. What each meter counted is in the store."""
+    there, gpus = report.energy_j is not None, report.gpu_energy_j is not None
+    return {
+        "yp:energyJ": report.energy_j, "yp:unit": "J" if there else None, "yp:energyMethod": report.method,
+        "yp:energyScope": report.scope, "yp:energyReason": report.reason, "yp:coverage": report.coverage,
+        "yp:notCovered": lines_of(report.not_covered), "yp:shared": report.shared or None,
+        "yp:gpuEnergyJ": report.gpu_energy_j, "yp:gpuEnergyMethod": report.gpu_method if gpus else None,
+        "yp:gpuEnergyScope": report.gpu_scope, "yp:gpuCoverage": report.gpu_coverage,
+        "yp:meterCount": len(report.meters), "yp:meters": lines_of(report.meters),
+        "yp:energyNotes": lines_of(report.notes), "yp:energyText": _energy_text(report),
+    }
+
+
+def _energy_text(report: EnergyReport) -> str:
+    """The figures in a sentence, with all that is to be known of them."""
+    if report.energy_j is None:
+        return f"no energy was measured: {report.reason}" if report.reason else "no energy was measured"
+    parts = [f"{report.energy_j:.1f} J, {report.method}, of {_SCOPES.get(report.scope, 'the nodes')}"]
+    if report.gpu_energy_j is not None:
+        what = "the GPUs and the processors beside them" if report.gpu_scope == "module" else "the GPUs"
+        parts.append(f"{report.gpu_energy_j:.1f} J of it, {report.gpu_method}, are {what}")
+    if report.not_covered:
+        parts.append("without " + ", ".join(report.not_covered))
+    if report.coverage is not None and report.coverage < 0.995:
+        parts.append(f"the meters cover {100 * report.coverage:.0f} % of the time")
+    if report.shared:
+        parts.append("other jobs may have used a part of it")
+    return "; ".join(parts)
 
 
 def _devices(nodes: list[Node]) -> str:

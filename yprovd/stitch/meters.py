@@ -1,23 +1,24 @@
-"""The meters of the nodes as functions of time, and in which part of it they belong to which span."""
+"""What nodes counted and measured beside energy (`yprovd.stitch.energy`), and when the spans were open. Pure."""
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from yprovd.model import Metric
+from yprovd.stitch.curves import Curve
 from yprovd.stitch.record import F64, I64, Node, Record, Samples, Span
 
 
-def is_energy_meter(metric: Metric) -> bool:
-    """Whether a metric counts for the energy of its node: each joule must be in one of these only. RAPL's zones lie
-    within each other; the sensor marks those that do not."""
-    device = metric.device
-    return (metric.name == "hw.energy" and metric.kind == "counter" and device is not None and device.cls == "rapl"
-            and device.attributes.get("summed") is True)
+class Meter(Protocol):
+    """What has counted up to a time of a node's monotonic clock, and the part of a stretch of time that it knows."""
+
+    def at(self, mono_ns: I64) -> F64: ...
+
+    def covers(self, begin: int, end: int) -> float: ...
 
 
 def is_cpu_meter(metric: Metric) -> bool:
@@ -37,55 +38,47 @@ def is_memory(metric: Metric) -> bool:
     return metric.name == "process.memory.rss" and metric.device is None
 
 
-def _columns(node: Node, wanted: Callable[[Metric], bool]) -> list[tuple[str, list[tuple[Samples, int]]]]:
-    """(name, columns) of each device that has a wanted metric (the node itself: ""), in all of a node's schemas."""
-    out: dict[str, tuple[str, list[tuple[Samples, int]]]] = {}
-    for samples in node.samples:
-        for j, m in enumerate(samples.schema.metrics):
-            if wanted(m):
-                name = f"{m.device.cls}/{m.device.name or m.device.id}" if m.device else ""
-                out.setdefault(m.device.id if m.device else "", (name, []))[1].append((samples, j))
-    return list(out.values())
+def is_gpu_memory(metric: Metric) -> bool:
+    return metric.name == "hw.gpu.memory.usage" and metric.device is not None
 
 
-def _readings(columns: list[tuple[Samples, int]], clock: str) -> tuple[I64, F64]:
-    """The valid readings of one device, by time."""
+#: The columns of one schema's samples that belong together, and the samples.
+Columns = list[tuple[Samples, list[int]]]
+
+
+def _columns(node: Node, wanted: Callable[[Metric], bool]) -> Columns:
+    """Those of the wanted metrics, in all of a node's schemas."""
+    found = [(s, [j for j, m in enumerate(s.schema.metrics) if wanted(m)]) for s in node.samples]
+    return [(s, columns) for s, columns in found if columns]
+
+
+def _summed(samples: Samples, columns: list[int]) -> F64:
+    """Of several devices, NaN where there is none of them."""
+    if len(columns) == 1:
+        return samples.values[:, columns[0]]
+    values = samples.values[:, columns]
+    there = np.isfinite(values)
+    total: F64 = np.where(there.any(axis=1), np.where(there, values, 0.0).sum(axis=1), np.nan)
+    return total
+
+
+def _readings(columns: Columns, clock: str) -> tuple[I64, F64]:
+    """The valid readings, by time."""
     times = np.concatenate([getattr(s, clock) for s, _j in columns])
-    values = np.concatenate([s.values[:, j] for s, j in columns])
+    values = np.concatenate([_summed(s, j) for s, j in columns])
     valid = np.isfinite(values)
     order = np.argsort(times[valid], kind="stable")
     return times[valid][order], values[valid][order]
 
 
-@dataclass
-class Meter:
-    """Counters of one node that are summed: (monotonic times, cumulative values from 0) of each."""
-
-    names: list[str]
-    series: list[tuple[I64, F64]]
-
-    @classmethod
-    def of(cls, node: Node, wanted: Callable[[Metric], bool]) -> Meter | None:
-        """None when no counter was read twice: a difference needs two readings."""
-        meter = cls([], [])
-        for name, columns in _columns(node, wanted):
-            times, values = _readings(columns, "mono_ns")
-            if len(times) >= 2:
-                grown = np.maximum(np.diff(values, prepend=values[0]), 0.0)  # a fall is a restart
-                meter.names.append(name)
-                meter.series.append((times, np.cumsum(grown)))
-        return meter if meter.series else None
-
-    def at(self, mono_ns: I64) -> F64:
-        out: F64 = np.zeros(len(mono_ns))
-        for times, values in self.series:
-            out += np.interp(mono_ns - times[0], times - times[0], values)
-        return out
-
-    def covers(self, begin: int, end: int) -> float:
-        """The part of a stretch of time that lies between the first and the last reading of all counters."""
-        first, last = max(int(t[0]) for t, _v in self.series), min(int(t[-1]) for t, _v in self.series)
-        return max(0, min(last, end) - max(first, begin)) / (end - begin) if end > begin else 1.0
+def cpu_meter(node: Node) -> Curve | None:
+    """The processor time of the job on a node. None when it was not read twice: a difference needs two readings."""
+    columns = _columns(node, is_cpu_meter) if saw_job(node) else []
+    times, values = _readings(columns, "mono_ns") if columns else (np.zeros(0, dtype=np.int64), np.zeros(0))
+    if len(times) < 2:
+        return None
+    grown = np.maximum(np.diff(values, prepend=values[0]), 0.0)  # a fall is a restart
+    return Curve(times, np.cumsum(grown))
 
 
 class Peaks:
@@ -99,10 +92,10 @@ class Peaks:
             self.levels.append(np.maximum(below[:count], below[width // 2:][:count]))
 
     @classmethod
-    def of(cls, nodes: list[Node]) -> Peaks | None:
+    def of(cls, nodes: list[Node], wanted: Callable[[Metric], bool] = is_memory) -> Peaks | None:
         """One node's at its own times. Several nodes' on the grid that they share; a node that is not there (late, or
         gone) counts nothing."""
-        found = [columns for n in nodes if saw_job(n) for _name, columns in _columns(n, is_memory)]
+        found = [columns for n in nodes if (columns := _columns(n, wanted)) and (wanted is not is_memory or saw_job(n))]
         if len(found) == 1:
             times, values = _readings(found[0], "wall_ns")
             return cls(times, values) if len(times) else None
@@ -178,67 +171,6 @@ def window_of(node: Node, begin: int, end: int) -> tuple[int, int] | None:
     start = begin - int(samples[0].wall_ns[0] - samples[0].mono_ns[0])
     last = max(samples, key=lambda s: int(s.mono_ns[-1]))
     return start, max(start, end - int(last.wall_ns[-1] - last.mono_ns[-1]))
-
-
-def owned(
-    record: Record, processes: list[tuple[int, I64]], window: tuple[int, int], times: Times
-) -> list[tuple[I64, int, int]]:
-    """(spans of a process, from, to): whose a node's meters are in which part of the run, on the monotonic clock."""
-    out: list[tuple[I64, int, int]] = []
-    free = [window]
-    for p, spans in processes:
-        born = int(times.begin_mono[spans].min())
-        gone = max(int(times.end_mono[spans].max()), record.processes[p].last_mono_ns)
-        left: list[tuple[int, int]] = []
-        for start, stop in free:
-            low, high = max(start, born), min(stop, gone)
-            if low < high:
-                out.append((spans, low, high))
-                left += [(a, b) for a, b in ((start, low), (high, stop)) if a < b]
-            else:
-                left.append((start, stop))
-        free = left
-    return out
-
-
-def timeline_of(spans: I64, times: Times) -> tuple[I64, I64]:
-    """(edges, active): between edges[i] and edges[i + 1] the innermost open span is active[i], -1 for none."""
-    spans = spans[times.end_mono[spans] > times.begin_mono[spans]]
-    edges = np.concatenate([times.end_mono[spans], times.begin_mono[spans]])
-    begins = np.repeat([False, True], len(spans))
-    which = np.concatenate([spans, spans])
-    order = np.lexsort((which, begins, edges))  # of two at one time, the end comes before the begin
-    active = np.full(max(0, len(edges) - 1), -1, dtype=np.int64)
-    open_: list[tuple[int, int]] = []
-    closed: set[int] = set()
-    begun = times.begin_mono.tolist()
-    for i, (span, begin) in enumerate(zip(which[order].tolist(), begins[order].tolist(), strict=True)):
-        if begin:
-            heapq.heappush(open_, (-begun[span], -span))
-        else:
-            closed.add(span)
-        while open_ and -open_[0][1] in closed:
-            heapq.heappop(open_)
-        if open_ and i < len(active):
-            active[i] = -open_[0][1]
-    return edges[order], active
-
-
-class Share:
-    """What one kind of meter counted: in all, and in each span alone. `known`: spans that meters belonged to."""
-
-    def __init__(self, spans: int) -> None:
-        self.total: float | None = None
-        self.exclusive = np.zeros(spans)
-        self.known = np.zeros(spans, dtype=bool)
-
-    def inclusive(self, parents: list[tuple[int, int]]) -> F64:
-        """With the spans within, NaN where there is no figure."""
-        out = self.exclusive.tolist()
-        for i, parent in reversed(parents):
-            if parent >= 0:
-                out[parent] += out[i]
-        return np.where(self.known, out, np.nan)
 
 
 def parents_of(spans: list[Span]) -> list[tuple[int, int]]:

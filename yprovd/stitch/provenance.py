@@ -38,6 +38,7 @@ from yprovd.stitch.document import Document, json_text, qname, slug, time_of
 from yprovd.stitch.facts import (
     Version,
     command_of,
+    energy_attributes,
     host_list,
     lines_of,
     node_attributes,
@@ -140,6 +141,10 @@ class _Build:
             "yp:cpuSeconds": account.cpu_s,
             "yp:cpuOutsideSeconds": account.cpu_outside_s,
             "yp:peakMemoryBytes": whole(account.memory_peak_bytes),
+            "yp:gpuEnergyJ": account.gpu_energy_j,
+            "yp:gpuEnergyOutsideJ": account.gpu_energy_outside_j,
+            "yp:gpuHours": account.gpu_hours,
+            "yp:gpuPeakMemoryBytes": whole(account.gpu_memory_peak_bytes),
             "yp:durationSeconds": account.duration_s,
             "yp:firstStep": account.first_step,
             "yp:lastStep": account.last_step,
@@ -397,10 +402,11 @@ class _Build:
         self.doc.generated(telemetry, self.monitoring, self.monitoring_end)
         report = self.attribution.energy
         energy = self.doc.entity("energy", {
-            "prov:label": "energy", "yp:type": qname("yp:EnergyReport"), "yp:energyJ": report.energy_j,
-            "yp:energyMethod": report.method, "yp:energyReason": report.reason, "yp:coverage": report.coverage,
-            "yp:meterCount": len(report.meters), "yp:meters": lines_of(report.meters),
+            "prov:label": "energy", "yp:type": qname("yp:EnergyReport"),
+            "prov:location": f"{STORE}/meters" if report.rows else None, **energy_attributes(report),
         })
+        from_power = {row.cls for row in report.rows
+                      if (row.counts or row.counts_gpu) and row.method in ("integrated", "estimated")}
         self.doc.generated(energy, self.monitoring, self.monitoring_end)
         for s in self.series[:MOST["series"]]:
             entity = self.doc.entity(f"series/{slug(s.name)}", {
@@ -413,7 +419,9 @@ class _Build:
             self.doc.member(telemetry, entity)
             maker = self.monitoring if s.source == "yprov" else self.activity_of(s.context, None)
             self.doc.generated(entity, maker, self.doc.times(maker)[1])
-            if s.source == "yprov" and s.total is not None and "energy" in s.metric:
+            counter = s.total is not None and "energy" in s.metric
+            power = s.metric == "hw.power" and s.group.partition("_")[0] in from_power
+            if s.source == "yprov" and (counter or power):
                 self.doc.derived(energy, entity)
 
     def _file(self, versions: list[Version]) -> None:

@@ -36,6 +36,7 @@ from yprovd.errors import WireError
 from yprovd.model import Schema
 from yprovd.spool import SpoolReader
 from yprovd.stitch.tasks import Task, tasks_of
+from yprovd.stitch.traces import Pieces, Traced
 from yprovd.wire import NO_STEP, Frame, Kind, from_json, to_json
 
 I64 = npt.NDArray[np.int64]
@@ -55,12 +56,14 @@ class Samples:
 
 @dataclass
 class Node:
-    """One boot of one host. `facts`: what the daemon found at its start. Sorted by host."""
+    """One boot of one host. `facts`: what the daemon found at its start. `traces`: what its devices recorded by
+    themselves. Sorted by host."""
 
     host: str
     boot_id: str
     facts: dict[str, Any] = field(default_factory=dict)
     samples: list[Samples] = field(default_factory=list)
+    traces: list[Traced] = field(default_factory=list)
 
 
 @dataclass
@@ -192,6 +195,8 @@ _CERTAIN: dict[int, dict[str, type]] = {
     Kind.FILE: {"t": int, "role": str, "path": str, "name": str},
     Kind.FACTS: {"t": int, "path": str, "source": str},
 }
+#: What is kept of a process beside its name and rank.
+_OF_PROCESS = ("argv", "python", "executable", "step", "launcher", "devices")
 SAMPLES = Kind.SAMPLES
 #: What nonsense in a frame raises while it is taken apart.
 _NONSENSE = (struct.error, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)  # or WireError
@@ -206,6 +211,7 @@ class _Reading:
         self.schemas: dict[int, Schema] = {}
         #: (source, schema, ticks, bytes of a payload) -> sequence numbers, payloads
         self.samples: dict[tuple[int, int, int, int], tuple[list[int], bytearray]] = {}
+        self.traces = Pieces()
         self.metrics: list[Frame] = []
         self.events: list[Frame] = []
         self.json: dict[int, list[tuple[int, int, Frame, dict[str, Any]]]] = {}
@@ -231,6 +237,8 @@ class _Reading:
                 blocks = self.samples[key] = ([], bytearray())
             blocks[0].append(seq)
             blocks[1].extend(payload)  # an object for each frame would keep the garbage collector busy
+        elif kind == Kind.TRACE:
+            self.traces.take(frame)
         elif kind == Kind.METRICS:
             self.metrics.append(frame)
         elif kind == Kind.EVENTS:
@@ -376,8 +384,12 @@ def _nodes(reading: _Reading) -> list[Node]:
         if schema is not None and about.get("role") == "node" and size == 8 + 8 * ticks * (3 + len(schema.metrics)):
             samples = _columns(schema, ticks, *blocks)
             parts[about["host"], about["boot_id"]].setdefault(schema_id, []).append(samples)
+    daemons = {source: (about["host"], about["boot_id"]) for source, about in reading.sources.items()
+               if about["role"] == "node"}
+    curves = reading.traces.curves(reading.schemas, daemons)
     for key, node in nodes.items():
         node.samples = _merged(parts[key])
+        node.traces = curves.get(key, [])
     return [nodes[key] for key in sorted(nodes)]
 
 
@@ -424,7 +436,7 @@ def _processes(reading: _Reading, at: dict[tuple[str, str], int]) -> list[Proces
             source, about["host"], about["boot_id"], about["pid"],
             node=at.get((about["host"], about["boot_id"]), -1 if len(at) != 1 or about["host"] else 0),
             rank=about.get("rank"), world_size=about.get("world_size"), local_rank=about.get("local_rank"),
-            attributes={k: about[k] for k in ("argv", "python", "executable") if k in about},
+            attributes={k: about[k] for k in _OF_PROCESS if k in about},
             received=files[source],
         ))
     return sorted(out, key=lambda p: (p.rank is None, p.rank or 0, p.host, p.boot_id, p.pid, p.source))

@@ -2,16 +2,23 @@
 
     host/                  (node, time)    metrics of the nodes themselves
     gpu/ disk/ rapl/ ...   (device, time)  one group per device class, with `device`, `node`, `device_name`
+    gpu_fast/ ...          (row)           what devices of a class recorded by themselves, faster than the samples come
     clock/offset_us        (node, time)    when each node really sampled, in microseconds after the tick
     metrics/<context>/     (row)           what the script logged: step, epoch, rank, time, a column per metric
     spans/ events/         (row)           every begin and end, every event, of every process
     nodes/ processes/      (node) (process)
     tasks/ steps/          (row)           the ranks where they ran, and the scheduler's steps with what they cost
+    meters/                (row)           what each energy meter counted in the run, and whether it is in the sums
 
 One array per metric whatever the number of nodes and devices. `time` is the nominal grid, the same for all groups of
 one rate; a second rate has groups of its own (`gpu_0.1s`). Units: `yprovd.stitch.align.STORAGE`. A counter is stored
 as `<name>_increment` and `<name>_start`. What is missing is the least integer of the type, in `_FillValue` and in the
-Zarr fill value, or NaN.
+Zarr fill value, or NaN. A device's own time of a value (a metric of kind `time`, such as `hw.energy.time`) is stored
+like the clock: `energy_time_offset`, microseconds after the tick of the grid.
+
+A row of `gpu_fast` is one moment of one device: `device`, its index in the group `gpu` (a class at a second rate,
+`gpu_0.1s`, has a `gpu_0.1s_fast`), `time`, to the microsecond, and a column for each metric that was recorded so.
+Rows are sorted by device and then by time. Nothing in it is resampled.
 
 Contexts and names of metrics are percent-encoded only where a path needs it: `urllib.parse.unquote` gives the name
 back. A long column of short decimals is stored as integers with the attribute `decimals` = k: the logged float64 is
@@ -39,14 +46,17 @@ from yprovd.stitch.align import (
     stored_gauge,
 )
 from yprovd.stitch.attribution import Attribution
+from yprovd.stitch.devices import task_devices
 from yprovd.stitch.document import json_text
 from yprovd.stitch.record import F64, I64, MetricTable, Process, Record
 from yprovd.stitch.storage import LARGE, Store, encoded, int64, sentinel, text
+from yprovd.stitch.traces import Traced
 from yprovd.wire import NO_STEP
 
 __all__ = ["STORAGE", "SeriesInfo", "encoded", "write_series"]
 
-GROUPS = frozenset({"host", "clock", "metrics", "spans", "events", "nodes", "processes", "tasks", "steps"})
+GROUPS = frozenset({"host", "clock", "metrics", "spans", "events", "nodes", "processes", "tasks", "steps",
+                    "meters"})
 _COORDINATES = frozenset({"time", "node", "hostname", "device", "device_name", "device_attributes"})
 _COLUMNS = frozenset({"step", "epoch", "rank", "time", "row"})
 
@@ -91,6 +101,7 @@ def write_series(record: Record, attribution: Attribution, path: Path) -> list[S
     _write_declared(store, record)
     _write_nodes(store, record)
     _write_tasks(store, record, attribution)
+    _write_meters(store, attribution)
     store.close()
     return infos
 
@@ -107,7 +118,7 @@ def _write_group(store: Store, record: Record, group: Group, suffix: str) -> lis
         _grid(store, group, clock, nodes, record)
         store.array(f"{clock}/offset_us", late, ("node", "time"), fill=late.dtype.kind == "i", units="us",
                     long_name="when the sensors were read, after the tick of the grid", coordinates="hostname")
-    if not group.metrics:
+    if not group.metrics and not group.traces:
         return []
     name = (encoded(group.cls, GROUPS) if group.cls else "host") + suffix
     dims, coordinates = _grid(store, group, name, nodes, record)
@@ -117,7 +128,7 @@ def _write_group(store: Store, record: Record, group: Group, suffix: str) -> lis
         unit = storage_of(metric)
         counter = metric.kind == "counter"
         short = metric.name.removeprefix("system.").removeprefix("hw.").replace(".", "_")
-        array = base = encoded(short)
+        array = base = encoded(short) + ("_offset" if metric.kind == "time" else "")
         number = 1
         while not taken.isdisjoint({f"{array}_increment", f"{array}_start"} if counter else {array}):
             number += 1
@@ -133,11 +144,47 @@ def _write_group(store: Store, record: Record, group: Group, suffix: str) -> lis
                       "cell_methods": "time: sum", "resets": resets}
         else:
             cells, figures = stored_gauge(values, unit)
-            about |= {"long_name": metric.description, "cell_methods": "time: point"}
+            after = ", after the tick of the grid" if metric.kind == "time" else ""
+            about |= {"long_name": metric.description + after, "cell_methods": "time: point"}
         taken.add(array)
         store.array(f"{name}/{array}", cells, dims, fill=cells.dtype.kind == "i", **about)
         infos.append(SeriesInfo(name, f"{name}/{array}", metric.name, None, unit.units, "yprov", non_finite=0,
                                 **asdict(figures)))
+    return infos + _write_traces(store, f"{name}_fast", group.traces)
+
+
+def _write_traces(store: Store, name: str, traces: list[tuple[int, Traced]]) -> list[SeriesInfo]:
+    """The table of what the devices of a group recorded by themselves. The metrics of one device mostly have their
+    values at the same times: these share a row."""
+    if not traces:
+        return []
+    device = np.concatenate([np.full(len(t.values), row, dtype=np.int32) for row, t in traces])
+    # A vendor's stamps are microseconds, and the clocks of a node agree no better.
+    time = np.concatenate([(t.wall_ns + 500) // 1000 for _row, t in traces])
+    names = list(dict.fromkeys(t.metric.name for _row, t in traces))
+    column = np.concatenate([np.full(len(t.values), names.index(t.metric.name), np.int8) for _row, t in traces])
+    order = np.lexsort((time, device))
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (np.diff(device[order]) != 0) | (np.diff(time[order]) != 0)
+    row = np.empty(len(order), dtype=np.int64)
+    row[order] = np.cumsum(new) - 1
+    heads = order[new]
+    store.group(name)
+    store.array(f"{name}/device", device[heads], ("row",),
+                long_name=f"index of the device in the group `{name.removesuffix('_fast')}`")
+    store.times(f"{name}/time", time[heads] * 1000, "row", "when the device had the value")
+    values = np.concatenate([t.values for _row, t in traces])
+    infos: list[SeriesInfo] = []
+    for i, metric_name in enumerate(names):
+        metric = min((t.metric for _row, t in traces if t.metric.name == metric_name), key=lambda m: m.resolution)
+        cells: F64 = np.full((1, len(heads)), np.nan)
+        cells[0, row[column == i]] = values[column == i]
+        unit = storage_of(metric)
+        stored, figures = stored_gauge(cells, unit)
+        array = f"{name}/{encoded(metric.name.removeprefix('hw.').replace('.', '_'), _COORDINATES)}"
+        store.array(array, stored[0], ("row",), fill=stored.dtype.kind == "i", units=unit.units, metric=metric.name,
+                    long_name=metric.description)
+        infos.append(SeriesInfo(name, array, metric.name, None, unit.units, "yprov", non_finite=0, **asdict(figures)))
     return infos
 
 
@@ -326,8 +373,10 @@ def _write_spans(store: Store, record: Record, attribution: Attribution) -> None
     for name, units, values in (
         ("duration", "s", attribution.span_duration_s), ("energy", "J", attribution.span_energy_j),
         ("cpu_time", "s", attribution.span_cpu_s), ("memory_peak", "byte", attribution.span_peak_bytes),
+        ("gpu_energy", "J", attribution.span_gpu_energy_j),
     ):
-        store.array(f"spans/{name}", np.array(values, dtype=np.float64), row, units=units, long_name=name)
+        if name != "gpu_energy" or not np.isnan(values).all():
+            store.array(f"spans/{name}", np.array(values, dtype=np.float64), row, units=units, long_name=name)
 
 
 def _write_events(store: Store, record: Record) -> None:
@@ -394,6 +443,13 @@ def _write_tasks(store: Store, record: Record, attribution: Attribution) -> None
             store.array(f"tasks/{name}", [getattr(t, name) for t in tasks], row, long_name=name)
         store.array("tasks/devices", [json_text(t.devices) if t.devices else "" for t in tasks], row,
                     long_name="what the environment says of accelerators, as JSON")
+        had = task_devices(record)
+        for name, about, values in (
+            ("gpus", "GPUs that the task had: `device` of the group gpu", [",".join(h.ids) for h in had]),
+            ("gpus_by", "how that is known: environment, opened, assumed, or not at all", [str(h.how) for h in had]),
+            ("gpus_reason", "why, where it is not plain", [h.reason for h in had]),
+        ):
+            store.array(f"tasks/{name}", values, row, long_name=about)
         for name in ("rank", "local_rank", "world_size", "pid"):
             store.optional(f"tasks/{name}", [getattr(t, name) for t in tasks])
         for name in ("node", "process"):
@@ -415,9 +471,42 @@ def _write_tasks(store: Store, record: Record, attribution: Attribution) -> None
         for name, units, figures in (
             ("energy", "J", [s.energy_j for s in steps]), ("coverage", "1", [s.coverage for s in steps]),
             ("cpu_time", "s", [s.cpu_s for s in steps]), ("memory_peak", "byte", [s.memory_peak_bytes for s in steps]),
+            ("gpu_energy", "J", [s.gpu_energy_j for s in steps]),
         ):
-            store.array(f"steps/{name}", np.array([np.nan if f is None else f for f in figures]), row, units=units,
-                        long_name=name)
+            if name != "gpu_energy" or any(f is not None for f in figures):
+                store.array(f"steps/{name}", np.array([np.nan if f is None else f for f in figures]), row, units=units,
+                            long_name=name)
+
+
+def _write_meters(store: Store, attribution: Attribution) -> None:
+    """What the sums of prov.json are made of: `energy` of the rows with `counts` is the run's, of those with
+    `counts_gpu` its GPUs'."""
+    rows = attribution.energy.rows
+    if not rows:
+        return
+    row = ("row",)
+    store.group("meters")
+    store.array("meters/node", np.array([m.node for m in rows], dtype=np.int32), row,
+                long_name="index of the node in the group `nodes`")
+    for name, values, long_name in (
+        ("class", [m.cls for m in rows], "class of the device"), ("device", [m.device for m in rows], "its identity"),
+        ("meter", [m.meter for m in rows], "what it meters: node, platform, module, cpu, memory, gpu"),
+        ("method", [m.method for m in rows], "measured, integrated, estimated or absent"),
+        ("reason", [m.reason for m in rows], "why it is absent or not measured"),
+    ):
+        store.array(f"meters/{name}", values, row, long_name=long_name)
+    for name, units, figures, long_name in (
+        ("energy", "J", [m.energy_j for m in rows], "energy in the run"),
+        ("ratio", "1", [m.ratio for m in rows], "growth of the counter over the integral of the meter's own power"),
+        ("coverage", "1", [m.coverage for m in rows], "part of the run that it covers"),
+    ):
+        store.array(f"meters/{name}", np.array([np.nan if f is None else f for f in figures], dtype=np.float64), row,
+                    units=units, long_name=long_name)
+    store.array("meters/resets", np.array([m.resets for m in rows], dtype=np.int32), row,
+                long_name="how often its counter began anew in the run")
+    for name, flags in (("counts", [m.counts for m in rows]), ("counts_gpu", [m.counts_gpu for m in rows])):
+        store.array(f"meters/{name}", np.array(flags, dtype=np.int8), row,
+                    long_name=f"1: in the energy of the {'run' if name == 'counts' else 'GPUs'}")
 
 
 def _write_times(store: Store, group: str, times: list[tuple[int, int | None]]) -> None:

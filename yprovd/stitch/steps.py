@@ -9,14 +9,15 @@ each has the whole figure and is marked `shared`, and their sum says nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from yprovd.ranks import LAUNCHERS, ranges
+from yprovd.ranks import DEVICES, LAUNCHERS, ranges
 from yprovd.stitch.document import qname
+from yprovd.stitch.energy import NodeEnergy, weakest
 from yprovd.stitch.facts import host_list, lines_of, whole
 from yprovd.stitch.meters import Meter, Peaks, window_of
 from yprovd.stitch.record import Record
@@ -50,6 +51,8 @@ class Step:
     coverage: float | None
     cpu_s: float | None
     memory_peak_bytes: float | None
+    energy_method: str = "measured"
+    gpu_energy_j: float | None = None
 
     def attributes(self) -> dict[str, Any]:
         """What prov.json says of it."""
@@ -59,7 +62,8 @@ class Step:
             "yp:launcher": self.launcher, "yp:nodeCount": len(self.nodes), "yp:nodeList": host_list(self.nodes),
             "yp:programs": lines_of(self.programs), "yp:layout": lines_of(self.layout),
             "yp:tasksWithoutEnd": self.endless or None, "yp:durationSeconds": (self.end_ns - self.begin_ns) / 1e9,
-            "yp:energyJ": self.energy_j, "yp:energyMethod": "absent" if self.energy_j is None else "measured",
+            "yp:energyJ": self.energy_j, "yp:energyMethod": "absent" if self.energy_j is None else self.energy_method,
+            "yp:gpuEnergyJ": self.gpu_energy_j,
             "yp:coverage": self.coverage, "yp:cpuSeconds": self.cpu_s,
             "yp:peakMemoryBytes": whole(self.memory_peak_bytes), "yp:shared": self.shared or None,
         }
@@ -75,10 +79,10 @@ class _Times:
 
 
 def steps_of(
-    record: Record, energy: list[Meter | None], cpu: list[Meter | None], begin_ns: int, end_ns: int
+    record: Record, energy: Sequence[NodeEnergy], cpu: Sequence[Meter | None], begin_ns: int, end_ns: int
 ) -> list[Step]:
-    """The steps in the order of time; none for a run without ranks. `energy`, `cpu`: the meters of
-    `Record.nodes`; `begin_ns`, `end_ns`: the run, outside of which nothing is counted."""
+    """The steps in the order of time; none for a run without ranks. `energy`, `cpu`: of `Record.nodes`; `begin_ns`,
+    `end_ns`: the run, outside of which nothing is counted."""
     by_step = _by_step(record.tasks)
     if not by_step:
         return []
@@ -91,7 +95,8 @@ def steps_of(
     for i, place in enumerate(places):
         for _host, _boot, node in place:
             on_node.setdefault(node, []).append(i)
-    joules, covered = _counted(record, energy, on_node, windows)
+    joules, covered = _counted(record, [e.total for e in energy], on_node, windows)
+    gpu_joules, _ = _counted(record, [e.gpus for e in energy], on_node, windows)
     seconds, _ = _counted(record, cpu, on_node, windows)
     peaks: dict[tuple[int, ...], Peaks | None] = {}
     out = []
@@ -105,7 +110,8 @@ def steps_of(
             id=step, begin_ns=begin, end_ns=end, nodes=tuple(sorted({host for host, _boot, _node in places[i]})),
             endless=sum(t.end_wall_ns is None for t in by_step[step]), shared=i in shared,
             energy_j=joules.get(i), coverage=covered[i] / len(places[i]) if i in joules else None,
-            cpu_s=seconds.get(i), memory_peak_bytes=_peak(memory, begin, end), **_who(by_step[step]),
+            cpu_s=seconds.get(i), memory_peak_bytes=_peak(memory, begin, end), gpu_energy_j=gpu_joules.get(i),
+            energy_method=weakest(t.method for n in nodes if (t := energy[n].total) is not None), **_who(by_step[step]),
         ))
     return sorted(out, key=lambda s: (s.begin_ns, s.end_ns, s.id))
 
@@ -195,7 +201,7 @@ def _shared(places: list[dict[tuple[str, str, int], _Times]]) -> set[int]:
 
 
 def _counted(
-    record: Record, meters: list[Meter | None], on_node: dict[int, list[int]], windows: list[tuple[int, int]]
+    record: Record, meters: Sequence[Meter | None], on_node: dict[int, list[int]], windows: list[tuple[int, int]]
 ) -> tuple[dict[int, float], dict[int, float]]:
     """What the meters of its nodes counted in each step, and how many nodes' worth of its time they cover. Steps
     without a reading have no figure."""
@@ -277,4 +283,4 @@ def _cpu_count(cpus: str) -> int:
 
 def _device_count(devices: Mapping[str, str]) -> int:
     """The least of what the variables allow."""
-    return min((sum(1 for d in text.split(",") if d) for text in devices.values()), default=0)
+    return min((sum(1 for d in text.split(",") if d) for name, text in devices.items() if name in DEVICES), default=0)

@@ -377,6 +377,25 @@ def _series(run_dir: Path, doc: dict[str, Any], problems: list[str]) -> None:
             problems.append(f"{SERIES_DIR}: `{path}` is no array")
             continue
         _guarded(problems, f"{SERIES_DIR}: `{path}`", partial(_one_series, array, path, claim, problems))
+    _guarded(problems, f"{SERIES_DIR}: `meters`", partial(_energy, store, doc, problems))
+
+
+def _energy(store: Any, doc: dict[str, Any], problems: list[str]) -> None:
+    """The energy of the run and of its GPUs, summed again from what each meter counted."""
+    claims = [r for r in (doc.get("entity") or {}).values() if isinstance(r, dict) and "yp:energyMethod" in r]
+    for claim in claims:
+        if claim.get("prov:location") != f"{SERIES_DIR}/meters":
+            continue
+        try:
+            energy = store["meters/energy"][:]
+            columns = {"energyJ": store["meters/counts"][:], "gpuEnergyJ": store["meters/counts_gpu"][:]}
+        except KeyError as e:
+            problems.append(f"{SERIES_DIR}: {e} is missing; {PROV_FILE} names it")
+            continue
+        for key, counts in columns.items():
+            said, found = _number(claim.get(f"yp:{key}")), float(energy[counts == 1].sum())
+            if not math.isclose(said or 0.0, found, rel_tol=1e-6, abs_tol=1e-6):
+                problems.append(f"{SERIES_DIR}: the meters counted {found} J; {PROV_FILE} says {key} {said}")
 
 
 def _one_series(array: Any, path: str, claim: dict[str, Any], problems: list[str]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from yprovd.config import Person, RunConfig, Settings
 from yprovd.model import Absence, Device, Metric, Schema
-from yprovd.stitch.attribution import Account, Attribution, EnergyReport
+from yprovd.stitch.attribution import Account, Attribution
 from yprovd.stitch.record import (
     DeclaredFile,
     MetricTable,
@@ -22,6 +22,7 @@ from yprovd.stitch.record import (
     Samples,
     Span,
 )
+from yprovd.stitch.report import EnergyReport
 from yprovd.stitch.steps import Step
 
 RUN_ID = "0b7c1a52-3f6e-4d1c-9a43-6d2f8e1b7c55"
@@ -114,9 +115,10 @@ def small_record() -> Record:
 
 
 def small_attribution() -> Attribution:
+    gpus = {"gpu_energy_j": 40.0, "gpu_energy_outside_j": 2.5, "gpu_hours": 0.005, "gpu_memory_peak_bytes": 40e9}
     accounts = [
-        account((), 0, 10),
-        account(("ctx/training",), 1, 8),
+        account((), 0, 10, **gpus),
+        account(("ctx/training",), 1, 8, **gpus),
         account(("ctx/training", "epoch/0"), 1, 4, first_step=0, last_step=99),
         account(("ctx/training", "epoch/0", "span/forward"), 1, 3, count=100),
         account(("ctx/training", "epoch/1"), 4, 8, first_step=100, last_step=199),
@@ -126,7 +128,11 @@ def small_attribution() -> Attribution:
     meters = ("gpu001: rapl/package-0", "gpu002: rapl/package-0")
     step = Step("4242.0", "train.py", T0 + S, T0 + 9 * S, 2, 2, "slurm", ("gpu001", "gpu002"), ("python train.py",),
                 ("gpu[001-002]: 1 rank each, 8 CPUs and 1 device",), 0, False, 80.0, 1.0, 3.0, 5e9)
-    return Attribution(accounts, EnergyReport(100.0, "measured", meters, 0.99), [0.0], [0.0], [0.0], [7.0], [step])
+    report = EnergyReport(
+        100.0, "measured", meters, 0.99, scope="partial", gpu_energy_j=40.0, gpu_method="measured", gpu_scope="gpu",
+        gpu_coverage=1.0, not_covered=("gpu[001-002]: memory", "gpu[001-002]: network, disks"), shared=True,
+        notes=("gpu001: cray/node does not count: it covers 3 % of the run",))
+    return Attribution(accounts, report, [0.0], [0.0], [0.0], [7.0], [step])
 
 
 def series_info(name: str, **more: Any) -> Any:

@@ -1,0 +1,69 @@
+"""What `yprov show` tells of a run's energy and GPUs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tests.stitch.golden.small import config, small_attribution, small_record, small_series
+from yprov.runs import RunView, plain
+from yprov.summary import facts, lines
+from yprovd.stitch.attribution import Attribution
+from yprovd.stitch.provenance import build_document
+
+
+def view(**energy: Any) -> RunView:
+    """The small run, with another report of its energy."""
+    small = small_attribution()
+    attribution: Attribution = replace(small, energy=replace(small.energy, **energy))
+    document = json.loads(build_document(small_record(), attribution, small_series()))
+    records = {kind: {i.removeprefix("run:"): r for i, r in document[kind].items()} for kind in ("activity", "entity")}
+    return RunView(Path("/runs/r"), config(), "completed", records, plain(records["activity"]["run"]))
+
+
+def line(view: RunView, name: str) -> str:
+    (found,) = [text.removeprefix(f"  {name}").strip() for text in lines(view) if text.startswith(f"  {name} ")]
+    return found
+
+
+def test_energy_says_how_it_was_got_and_what_is_not_in_it() -> None:
+    assert line(view(not_covered=("memory", "network, disks")), "energy") == (
+        "100.0 J (measured), partial: without memory, network, disks; other jobs may have used a part of it")
+    assert line(view(scope="node", not_covered=(), shared=False), "energy") == "100.0 J (measured), node"
+    assert line(view(shared=False, reason="1 of 3 nodes have no meter: no RAPL"), "energy").endswith(
+        "; 1 of 3 nodes have no meter: no RAPL")
+
+
+def test_gpus_have_a_line_of_their_own_and_contexts_their_share() -> None:
+    assert line(view(), "gpu") == "40.0 J (measured), 0.005 GPU hours, 37.3 GiB peak"
+    training = next(text for text in lines(view()) if "training:" in text)
+    assert "70.0 J, 40.0 J of GPUs" in training
+
+
+def test_a_meter_that_was_passed_over_is_told() -> None:
+    assert line(view(), "meter") == "gpu001: cray/node does not count: it covers 3 % of the run"
+
+
+def test_facts_hold_the_figures_for_a_program() -> None:
+    found = facts(view())
+    assert {k: found[k] for k in ("energy_j", "energy_method", "energy_scope", "energy_coverage", "shared",
+                                  "gpu_energy_j", "gpu_energy_method", "gpu_hours", "gpu_peak_memory_bytes")} == {
+        "energy_j": 100.0, "energy_method": "measured", "energy_scope": "partial", "energy_coverage": 0.99,
+        "shared": True, "gpu_energy_j": 40.0, "gpu_energy_method": "measured", "gpu_hours": 0.005,
+        "gpu_peak_memory_bytes": 40_000_000_000}
+    assert found["not_covered"] == ["gpu[001-002]: memory", "gpu[001-002]: network, disks"]
+    assert found["contexts"]["training"]["gpu_energy_j"] == 40.0
+    assert found["contexts"]["validation"]["gpu_energy_j"] is None
+
+
+def test_an_archive_of_before_these_attributes_is_shown_as_it_was() -> None:
+    old = view()
+    for record in (*old.records["entity"].values(), *old.records["activity"].values()):
+        for key in [k for k in record if k.startswith("yp:") and (
+                "gpu" in k or k in ("yp:energyScope", "yp:notCovered", "yp:shared", "yp:energyNotes"))]:
+            del record[key]
+    old = replace(old, run=plain(old.records["activity"]["run"]))
+    assert line(old, "energy") == "100.0 J (measured)"
+    assert not any(text.startswith(("  gpu", "  meter")) for text in lines(old))
