@@ -365,7 +365,8 @@ def test_the_store_holds_a_row_for_each_task(run: RunSpool, tmp_path: Path) -> N
     write_series(record, attribute(record), tmp_path / "series.zarr")
     table = xr.open_zarr(tmp_path / "series.zarr", group="tasks").load()
     assert set(table.variables) == {"host", "step", "launcher", "cpus", "program", "devices", "gpus", "gpus_by",
-                                    "gpus_reason", "rank", "local_rank", "world_size", "pid", "node", "process", "begin", "end"}
+                                    "gpus_reason", "rank", "local_rank", "world_size", "pid", "node",
+                                    "process", "begin", "end"}
     assert table["rank"].values.tolist() == [0, 1]
     assert table.host.values.tolist() == ["n1", "n1"]
     assert json.loads(table.devices.values[0]) == {"CUDA_VISIBLE_DEVICES": "2,3"}
