@@ -82,7 +82,7 @@ def run(
     from yprov.wrapper import Wrapper, find_program
 
     find_program(command)
-    wrapper = Wrapper(settings, command, root=root)
+    wrapper = Wrapper(settings, command, root=os.path.abspath(root))
     try:
         status = wrapper.run()
     except YprovError as e:
@@ -258,20 +258,54 @@ def validate(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json 
 
 @app.command()
 def doctor(
-    as_json: Json = False, root: Annotated[str, typer.Option(hidden=True)] = "/",
+    as_json: Json = False,
+    probe: Annotated[float | None, typer.Option(
+        metavar="SECONDS", min=1, max=86400, help="Watch every source for so long, and write a report.")] = None,
+    anonymous: Annotated[bool, typer.Option(
+        "--anonymous", help="With --probe: other names for the host and serial numbers.")] = False,
+    root: Annotated[str, typer.Option(hidden=True)] = "/",
 ) -> None:
     """What this node can measure, what not and why, and the hint that would change it.
 
-    Example:  yprov doctor
-    """
-    from yprov.doctor import examine, lines, report
+    With --probe a small report file for those who have never seen this machine: what each number really does, how
+    often, how long a look takes. No names of users, no commands, no data. Ctrl-C ends it early. Its path comes last.
 
-    doc = report(examine(root))
+    Examples:  yprov doctor  |  yprov doctor --probe 60
+    """
+    from yprov import doctor as room
+
+    if probe is None:
+        if anonymous:
+            raise YprovError("`--anonymous` is for the report", hint="yprov doctor --anonymous --probe 60")
+        with _Progress("asking the sensors"):
+            doc = room.report(room.examine(os.path.abspath(root)))
+        text = room.lines(doc)
+    else:
+        doc, text = _probe(os.path.abspath(root), probe, anonymous)
     if as_json:
         _print_json(doc)
     else:
-        print("\n".join(lines(doc)))
-    raise typer.Exit(0 if all(c["ok"] for c in doc["checks"]) else 1)
+        print("\n".join(text))
+    status = 0 if all(c["ok"] for c in doc["checks"]) else 1
+    if any(s["outcome"] == "hangs" for s in doc["sources"]):  # its library may not let go of us, either
+        sys.stdout.flush()
+        os._exit(status)
+    raise typer.Exit(status)
+
+
+def _probe(root: str, seconds: float, anonymous: bool) -> tuple[dict[str, Any], list[str]]:
+    """The documents of `doctor`, with the path of the report."""
+    from yprov import doctor as room
+    from yprov import probe
+
+    probe.ensure_writable(Path())
+    print(f"yprov: looking at this node for {seconds:g} s and a little more; Ctrl-C ends it early, with what there is",
+          file=sys.stderr, flush=True)
+    with probe.ended_by_signals() as stop, _Progress("opening the sources") as progress:
+        seen = probe.take(root, seconds, stop=stop, anonymous=anonymous, progress=progress)
+    path = probe.write(seen, Path())
+    doc = {"host": seen["host"], "sources": seen["sources"], "checks": room.checks(), "report": str(path)}
+    return doc, [*room.lines(doc), "", *probe.lines(seen), "", str(path)]
 
 
 template_app = typer.Typer(
