@@ -235,10 +235,19 @@ def test_an_idle_job_is_ended_only_when_its_script_is_lost(
     from yprovd import slurm
 
     done: list[str] = []
-    monkeypatch.setattr(slurm, "active_steps", lambda job, timeout_s: ["7.0", "7.batch", "7.extern"])
+    monkeypatch.setattr(slurm, "active_steps", lambda job, timeout_s: dict.fromkeys(["7.0", "7.batch", "7.extern"], ""))
     monkeypatch.setattr(slurm, "cancel", lambda job, timeout_s: done.append(job))
     world = World(launcher={"host": host, "boot_id": "x", "pid": 1, "start": 1})
     world.scheduler.nodes = ["n2"]
     world.finishes_after(lambda: world.node.look(lambda: 0), 60)
     world.node.end_idle_job("7.0", "n2")
     assert done == (["7"] if cancelled else [])
+
+
+def test_a_launcher_on_another_machine_that_was_only_silent_is_back() -> None:
+    world = World(launcher={"host": "login", "boot_id": "b", "pid": 1, "start": 1})
+    assert world.finishes_after(lambda: world.collector.look(1), 60) is None
+    assert world.collector.orphaned
+    world.collector.launcher_heard()
+    assert not world.collector.orphaned
+    assert world.finishes_after(lambda: world.collector.look(0), 20) is None

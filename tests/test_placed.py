@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
+import os
 import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xarray as xr
@@ -14,12 +17,14 @@ import xarray as xr
 from tests import standins
 from tests.running import attribute, document, eventually, only_run, processes_about, start, state, yprov
 from tests.standins import HERE, StandIns
+from yprov.placed import PlacedDaemons
 from yprov.placement import Placement
 from yprov.runs import create
+from yprovd import collector, node, step
 from yprovd.collector import Collector
-from yprovd.config import COLLECTOR_FILE, KEY_FILE, Settings
+from yprovd.config import COLLECTOR_FILE, KEY_FILE, RunConfig, Settings
 from yprovd.errors import YprovError
-from yprovd.rendezvous import endpoint, write_keys
+from yprovd.rendezvous import announce, announce_end, endpoint, has_ended, write_keys
 from yprovd.step import _make_runtime_dir, elect, is_first
 from yprovd.stitch.validate import validate_run
 from yprovd.transport import Sender, new_keys
@@ -80,7 +85,9 @@ def test_a_program_that_places_nothing_costs_the_other_nodes_and_not_the_job(
     assert "only this node is recorded" in done.stderr
     assert time.monotonic() - began < 25
     run_dir = only_run(tmp_path)
-    assert (state(run_dir), validate_run(run_dir), left_behind(run_dir)) == ("completed", [], [])
+    # Who comes late, once the scheduler has room, is to read that it is over.
+    late = ["collector.json"] if "sleep" in body else []
+    assert (state(run_dir), validate_run(run_dir), left_behind(run_dir)) == ("completed", [], late)
     assert not processes_about(place)
 
 
@@ -230,3 +237,66 @@ def test_two_tasks_on_one_node_have_one_daemon(tmp_path: Path) -> None:
     assert (done.returncode, "warning" in done.stderr) == (0, False), done.stderr
     run_dir = only_run(tmp_path)
     assert (state(run_dir), validate_run(run_dir), left_behind(run_dir)) == ("completed", [], [])
+
+
+def placed_run(tmp_path: Path, **config: Any) -> Path:
+    """A run's directory as a task of a daemon step finds it."""
+    run_dir = tmp_path / "run"
+    (run_dir / "spool").mkdir(parents=True)
+    made = RunConfig("id", "run", 0, ("true",), "/", str(tmp_path / "sockets"), Settings(), nodes=("n1",))
+    (run_dir / "run.json").write_text(json.dumps(made._replace(**config).to_json()))
+    return run_dir
+
+
+def test_a_task_that_comes_when_its_launcher_has_given_up_does_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert step.main(placed_run(tmp_path, nodes=())) == 0
+    run_dir = tmp_path / "run"
+    placed_run(tmp_path / "other")
+    announce_end(tmp_path / "other/run")
+    assert step.main(tmp_path / "other/run") == 0
+    assert capfd.readouterr().err.count("too late") == 2
+    assert not (run_dir / ".keys").exists()
+    with pytest.raises(YprovError, match="given us up"):
+        announce(tmp_path / "other/run", 1, ["10.0.0.1"])
+    assert has_ended(tmp_path / "other/run")
+
+
+def test_a_node_that_does_not_see_the_runs_directory_says_so_and_spoils_no_status(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert step.main(tmp_path / "elsewhere") == 0
+    said = capfd.readouterr().err
+    assert "is not there on" in said
+    assert "that all nodes of the job share" in said
+
+
+def test_a_collector_that_crashes_is_started_again_and_one_that_has_ended_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = placed_run(tmp_path, nodes=(os.uname().nodename,))
+
+    def crash(run_dir: Path, config: RunConfig) -> int:
+        with open(run_dir / "starts", "a") as f:
+            f.write("x")
+        if (run_dir / "starts").stat().st_size < 3:
+            raise OSError("no space left")
+        return 1  # of the stitch
+
+    monkeypatch.setattr(collector, "main", crash)
+    monkeypatch.setattr(node, "main", lambda run_dir, config: 0)
+    assert step.main(run_dir) == 0
+    assert (run_dir / "starts").read_text() == "xxx"
+
+
+def test_nodes_that_the_scheduler_calls_otherwise_are_not_dark(tmp_path: Path) -> None:
+    placed_run(tmp_path)
+    daemons = PlacedDaemons(tmp_path / "run", Placement("pbs", ("10.0.0.1", "10.0.0.2"), {}, 10.0, ()))
+    try:
+        daemons.ready = ["n1"]
+        assert daemons.dark == ["10.0.0.1", "10.0.0.2"]
+        daemons.ready = ["n1", "n2"]
+        assert daemons.dark == []
+    finally:
+        daemons.let_go()

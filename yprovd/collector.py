@@ -23,7 +23,7 @@ from yprovd.config import COLLECTOR_FILE, KEY_FILE, SPOOL_DIR, RunConfig
 from yprovd.ending import ANSWER_S, CollectorVigil
 from yprovd.errors import SpoolFull
 from yprovd.processes import about_source
-from yprovd.rendezvous import addresses, announce, announce_end, read_keys
+from yprovd.rendezvous import addresses, announce, announce_end, has_ended, read_keys
 from yprovd.spool import SpoolWriter
 from yprovd.transport import DATA, GOODBYE, QUESTION, REPLY, STOP, Message, Receiver, ipc, wait_readable
 from yprovd.wire import Kind, Packer, new_source
@@ -45,8 +45,8 @@ LAUNCHER_S = 15.0
 class Collector:
     """Everything that the collector holds. `run()` blocks until the run ends and returns the exit status."""
 
-    def __init__(self, run_dir: Path, *, lifeline: int = 0) -> None:
-        self.config = RunConfig.read(run_dir)
+    def __init__(self, run_dir: Path, config: RunConfig | None = None, *, lifeline: int = 0) -> None:
+        self.config = config or RunConfig.read(run_dir)
         self.run_dir = run_dir
         self.clock = SystemClock()
         self.packer = Packer(new_source(), self.clock)
@@ -70,7 +70,7 @@ class Collector:
         self.unsynced: list[tuple[bytes, int]] = []
         self.synced_at = 0.0
         self.full = False
-        self.finish = self.launcher_gone = self.terminated = False
+        self.finish = self.launcher_gone = self.terminated = self.given_up = False
         # A stitch needs a third of a second to load numpy and zarr. For a command that is over in a moment it is loaded
         # from the start; a longer run does not pay for it with memory.
         self.stitch: subprocess.Popen[bytes] | None = None if self.vigil else _start_stitch(run_dir)
@@ -94,17 +94,17 @@ class Collector:
         for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP):
             signal.signal(signum, signal.SIG_IGN)  # meant for the job
         self._write([self.packer.json(Kind.SOURCE, about_source("collector"))])
-        while not (self.finish or self.launcher_gone or self.terminated):
+        while not (self.finish or self.launcher_gone or self.terminated or self.given_up):
             self._turn()
             if self.vigil is not None and time.monotonic() > self.looked_at + 0.5:
                 self._look(self.vigil)
             if self.stitch is not None and time.monotonic() > self.started + EARLY_STITCH_S:
                 self._drop_stitch()
-        if self.terminated and not self.launcher_gone:
+        if (self.terminated and not self.launcher_gone) or self.given_up:
             self._sync()
             self.spool.close()
             self._drop_stitch()
-            return 0  # the launcher is there and starts another one
+            return 0  # the launcher is there and starts another one, or has long done so
         return self._finish()
 
     def _drop_stitch(self) -> None:
@@ -122,6 +122,10 @@ class Collector:
     def _look(self, vigil: CollectorVigil) -> None:
         """In a scheduler's step: whether the end has come, and what the scheduler says about it."""
         self.looked_at = time.monotonic()
+        if not vigil.launcher_was_heard and has_ended(self.run_dir):
+            _log("the launcher could not reach us, and does without us")
+            self.given_up = True
+            return
         recent = self.looked_at - SILENT_S
         here = {n for n in self.nodes - self.gone if self.heard.get(n, 0.0) > recent}  # the dead do not answer
         if vigil.orphaned:
@@ -137,7 +141,9 @@ class Collector:
         self._note_end(vigil)
 
     def _note_end(self, vigil: CollectorVigil) -> None:
-        end = None if self.end_written else vigil.end(self._lost_node(vigil))
+        # A node that is lost is no end of the job by itself: it may have been told to go on without.
+        lost = self._lost_node(vigil) if vigil.inquiry.verdict or vigil.orphaned else ""
+        end = None if self.end_written else vigil.end(lost)
         if end is not None and self._write([self.packer.json(Kind.END, end)]):
             self.end_written = True
             for node in self.nodes - self.gone:  # so that not every node asks
@@ -147,6 +153,8 @@ class Collector:
 
     def _lost_node(self, vigil: CollectorVigil) -> str:
         """A node that has been silent for long, and is none of the job's any more; "" without one."""
+        if self.config.job.get("het_job_id"):
+            return ""  # the answer names the nodes of one component
         there = set(vigil.inquiry.facts.get("nodes") or self.config.nodes)
         recent = time.monotonic() - SILENT_S
         silent = {self.hosts[n] for n in self.nodes - self.gone if n in self.hosts and self.heard.get(n, 0.0) < recent}
@@ -241,8 +249,10 @@ class Collector:
         """Stop the nodes, take their last words, close the spool, make the archive. Returns the stitch's status."""
         stitch = self.stitch or _start_stitch(self.run_dir)
         if not self.finish:
+            in_time = self.vigil is not None and not self.vigil.orphaned
+            reason = "the job's time was up, and yprov run had not ended" if in_time else "yprov run was killed"
             self._write([self.packer.json(Kind.END, {
-                "state": "killed", "reason": "yprov run was killed",
+                "state": "killed", "reason": reason,
                 "ended_ns": (self.vigil and self.vigil.orphaned_ns) or self.clock.wall_ns()})])
         while not self.nodes and time.monotonic() < self.started + HEARD_S:
             self._turn()  # we were started again just now: the nodes say hello soon
@@ -270,7 +280,8 @@ class Collector:
             if self.vigil is None:
                 os.unlink(os.path.join(self.config.runtime_dir, "collector.sock"))
             os.rmdir(self.config.runtime_dir)  # the last one out
-        missing = len(self.config.nodes) > len(self.nodes) or bool(self.nodes - self.gone)
+        # Hosts, not daemons: one that was started again counts once.
+        missing = len(self.config.nodes) > len(set(self.hosts.values())) or bool(self.nodes - self.gone)
         with contextlib.suppress(OSError):
             if self.vigil is not None and missing:
                 announce_end(self.run_dir)
@@ -280,7 +291,9 @@ class Collector:
         assert stitch.stdin is not None
         with contextlib.suppress(BrokenPipeError), stitch.stdin:
             # A node that is cut off may still bring a spool of its own: then ours must be there, to be joined with it.
-            stitch.stdin.write(b"keep\n" if self.vigil is not None and missing else b"go\n")
+            # So may a launcher on another machine, of which we only know that it was silent.
+            away = self.vigil is not None and self.launcher is None and not self.vigil.beside_us
+            stitch.stdin.write(b"keep\n" if self.vigil is not None and (missing or away) else b"go\n")
         return stitch.wait()
 
     def _waited_for(self, asked: float) -> set[bytes]:
@@ -302,9 +315,15 @@ class Collector:
             return
         self.receiver.control(self.launcher, REPLY, {"role": "collector", "stopped": len(self.gone)})
         deadline = time.monotonic() + LAUNCHER_S
-        while self.launcher not in self.gone and not self.launcher_gone and time.monotonic() < deadline:
+        if self.vigil is not None:
+            deadline = min(deadline, time.monotonic() + max(1.0, self.vigil.left_s()))
+        while self.launcher not in self.gone and not self._launcher_has_gone() and time.monotonic() < deadline:
             self._turn()
             self.receiver.control(self.launcher, REPLY, {"role": "collector", "stopped": len(self.gone)})
+
+
+    def _launcher_has_gone(self) -> bool:
+        return self.launcher_gone or (self.vigil is not None and self.vigil.orphaned)
 
 
 def _start_stitch(run_dir: Path) -> subprocess.Popen[bytes]:
@@ -323,5 +342,5 @@ def _log(text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} collector: {text}", file=sys.stderr, flush=True)
 
 
-def main(run_dir: Path) -> int:
-    return Collector(run_dir).run()
+def main(run_dir: Path, config: RunConfig | None = None) -> int:
+    return Collector(run_dir, config).run()

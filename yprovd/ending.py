@@ -16,7 +16,7 @@ from typing import Any
 
 from yprovd.config import RunConfig
 from yprovd.errors import YprovError
-from yprovd.processes import ProcessId, boot_id, is_alive
+from yprovd.processes import ProcessId, boot_id, is_alive, short_name
 
 #: Between two questions, and how long an answer may take.
 PAUSE_S, ANSWER_S = 2.0, 5.0
@@ -100,6 +100,8 @@ class Patience:
 _COLLECTOR_SHARE, _NODE_SHARE = (0.2, 1.2), (0.1, 0.6)
 #: A collector that is silent for so long is asked about; without anybody to ask it is given up after the second.
 LOST_S, GIVEN_UP_S = 10.0, 60.0
+#: What the daemon step is called (`yprov.placement`).
+STEP_NAME = "yprovd"
 #: So long a node that got SIGTERM leaves the questions to the collector.
 QUIET_S = 3.0
 #: A launcher on another machine (a login node) that is silent for so long is gone.
@@ -110,10 +112,6 @@ IDLE_S = 3.0
 
 def _reserve(grace_s: float, share: float, most_s: float) -> float:
     return min(max(share * grace_s, 0.3), most_s)
-
-
-def _short(host: str) -> str:
-    return host if host.replace(".", "").isdigit() else host.partition(".")[0]
 
 
 class _Vigil:
@@ -194,12 +192,13 @@ class CollectorVigil(_Vigil):
         super().__init__(config, inquiry, now)
         self.orphaned = False
         self.orphaned_ns = 0  # since when (wall clock)
+        self.launcher_was_heard = False
         self._silence = Patience(self.now)
         at = config.launcher
-        self._beside_us = at.get("host") == os.uname().nodename and at.get("boot_id") == boot_id()
+        self.beside_us = at.get("host") == os.uname().nodename and at.get("boot_id") == boot_id()
         self.launcher_fd: int | None = None  # readable once it has ended; None where the kernel cannot tell
         with contextlib.suppress(OSError):
-            if self._beside_us:
+            if self.beside_us:
                 self.launcher_fd = os.pidfd_open(int(at.get("pid", 0)))
 
     def launcher_ended(self) -> None:
@@ -211,7 +210,10 @@ class CollectorVigil(_Vigil):
             self.orphaned, self.orphaned_ns = True, time.time_ns()
 
     def launcher_heard(self) -> None:
+        self.launcher_was_heard = True
         self._silence.reset()
+        if not self.beside_us:  # it was only silent: stopped, or cut off
+            self.orphaned, self.orphaned_ns = False, 0
 
     def look(self, busy: int | None) -> bool:
         """About once a second; `busy`: processes of the job on all nodes, None while it is not known. True: finish."""
@@ -226,7 +228,7 @@ class CollectorVigil(_Vigil):
         return busy is not None and self._job_is_over(busy)
 
     def _launcher_gone(self) -> bool:
-        if self._beside_us:
+        if self.beside_us:
             pid = int(self.config.launcher.get("pid", 0))
             return not is_alive(ProcessId(pid, int(self.config.launcher.get("start", 0))))
         return self._silence.passes() > LAUNCHER_SILENT_S
@@ -282,7 +284,7 @@ class NodeVigil(_Vigil):
 
     def _script_lost(self) -> bool:
         """Whether what started us ran on the lost node, and not on another machine, where somebody may wait for us."""
-        return _short(str(self.config.launcher.get("host", ""))) == _short(self.config.nodes[0])
+        return short_name(str(self.config.launcher.get("host", ""))) == short_name(self.config.nodes[0])
 
     def end_idle_job(self, own_step: str, name: str) -> None:
         """The batch node is lost, and with it the script: the allocation would idle until its time limit. The first
@@ -297,7 +299,9 @@ class NodeVigil(_Vigil):
         while failures < 5:
             try:
                 steps = slurm.active_steps(job_id, timeout_s=ANSWER_S)
-                if {s for s in steps if s.rpartition(".")[2].isdigit()} <= {own_step}:  # `batch` and `extern` are none
+                # `batch` and `extern` are none; two runs of one job must not wait for each other's daemons.
+                if not any(s.rpartition(".")[2].isdigit() and s != own_step and name != STEP_NAME
+                           for s, name in steps.items()):
                     slurm.cancel(job_id, timeout_s=ANSWER_S)
                     return
             except YprovError:

@@ -80,8 +80,8 @@ def node_facts(root: str) -> dict[str, Any]:
 class NodeDaemon:
     """Everything that one node's daemon holds. `run()` blocks until the run ends."""
 
-    def __init__(self, run_dir: Path, *, lifeline: int = 0) -> None:
-        self.config = RunConfig.read(run_dir)
+    def __init__(self, run_dir: Path, config: RunConfig | None = None, *, lifeline: int = 0) -> None:
+        self.config = config or RunConfig.read(run_dir)
         self.run_dir = run_dir
         self.vigil = NodeVigil(self.config) if self.config.nodes else None
         self.lifeline: int | None = None if self.vigil else lifeline
@@ -370,6 +370,6 @@ def _log(text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} node: {text}", file=sys.stderr, flush=True)
 
 
-def main(run_dir: Path) -> int:
-    NodeDaemon(run_dir).run()
+def main(run_dir: Path, config: RunConfig | None = None) -> int:
+    NodeDaemon(run_dir, config).run()
     return 0

@@ -58,6 +58,11 @@ def boot_id(root: str = "/") -> str:
         return "unknown"
 
 
+def short_name(host: str) -> str:
+    """A host's name without its domain, by which schedulers and hosts call the same node; an address as it is."""
+    return host if host.replace(".", "").isdigit() else host.partition(".")[0]
+
+
 def about_source(role: str) -> dict[str, Any]:
     """What every process that makes frames announces of itself (the common part of a SOURCE frame)."""
     me = process_id(os.getpid())

@@ -46,7 +46,10 @@ def read_keys(run_dir: Path) -> Keys:
 
 
 def announce(run_dir: Path, port: int, addresses: list[str]) -> None:
-    """In place, not by renaming: a file that is there already is looked at again by those who wait for it."""
+    """In place, not by renaming: a file that is there already is looked at again by those who wait for it. Raises
+    YprovError when the launcher has given up waiting."""
+    if has_ended(run_dir):
+        raise YprovError("the launcher has given us up: too late")
     with open(run_dir / COLLECTOR_FILE, "w", encoding="ascii") as f:
         json.dump({"port": port, "addresses": addresses, "host": os.uname().nodename, "pid": os.getpid()}, f)
         f.write("\n")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from yprov.capture import masked
 from yprov.runs import all_runs
 from yprovd import slurm
 from yprovd.config import RunConfig
@@ -31,13 +32,15 @@ def facts_of(job: Mapping[str, Any], source: Path) -> dict[str, Any]:
     if job.get("scheduler") != "slurm":
         return {"name": job.get("scheduler", ""), **{k: v for k, v in job.items() if k != "scheduler"}}
     facts = slurm.describe(str(job["job_id"]), os.environ, timeout_s=ASK_S)
-    missing: dict[str, str] = facts.setdefault("missing", {})
+    missing: dict[str, str] = dict(facts.get("missing") or {})
+    facts["missing"] = missing
     stored: dict[str, Any] = {}
     raw = facts.pop("raw", "")
+    facts = masked_facts(facts)
     try:
         source.mkdir(exist_ok=True)
         if raw:
-            (source / _JOB_TEXT).write_text(raw, encoding="utf-8")
+            (source / _JOB_TEXT).write_text(_masked_lines(raw), encoding="utf-8")
             stored["job"] = _stored(source / _JOB_TEXT)
         if reason := slurm.batch_script(str(job["job_id"]), source / _BATCH_SCRIPT, timeout_s=ASK_S):
             missing["batch_script"] = reason
@@ -48,6 +51,30 @@ def facts_of(job: Mapping[str, Any], source: Path) -> dict[str, Any]:
     if not missing:
         del facts["missing"]
     return {**facts, "stored": stored}
+
+
+def masked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a job, without what looks like a secret: its command line holds what its script was called with."""
+    out = dict(facts)
+    if out.get("command"):
+        out["command"] = _masked(out["command"])
+    if isinstance(out.get("other"), dict):
+        out["other"] = {k: _masked(v) if k == "SubmitLine" else v for k, v in out["other"].items()}
+    return out
+
+
+def _masked(command: Any) -> str:
+    """As in `run.json`."""
+    return " ".join(masked(str(command).split(" ")))
+
+
+def _masked_lines(text: str) -> str:
+    """Slurm's own text of a job."""
+    out = []
+    for line in text.split("\n"):
+        head, sign, rest = line.partition("=")
+        out.append(f"{head}={_masked(rest)}" if sign and head.strip() in ("Command", "SubmitLine") else line)
+    return "\n".join(out)
 
 
 def told_by_environment(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -79,8 +79,10 @@ def run(
         "outputs": outputs, "tags": tags, "disable": disable, "keep_spool": keep_spool,
         "scheduler": scheduler, "launch_with": launch_with, "interface": interface,
     })
+    from yprov.placement import check
     from yprov.wrapper import Wrapper, find_program
 
+    check(settings)
     find_program(command)
     wrapper = Wrapper(settings, command, root=os.path.abspath(root))
     try:

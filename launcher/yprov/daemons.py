@@ -82,6 +82,9 @@ class Daemons:
             time.sleep(0.002)
         return False
 
+    def say_hello(self) -> None:
+        """Nothing to do: their standard input tells them that we are here."""
+
     def look_after(self) -> list[str]:
         """Start again what has died. Returns what there is to say about it, a sentence each."""
         said = []

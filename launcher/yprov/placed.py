@@ -24,7 +24,8 @@ from yprov.placement import Placement, Way, environment, without_lost
 from yprovd.config import COLLECTOR_FILE, KEY_FILE, PROV_FILE, SPOOL_DIR, RunConfig
 from yprovd.ending import Inquiry
 from yprovd.errors import YprovError
-from yprovd.rendezvous import endpoint, write_keys
+from yprovd.processes import short_name
+from yprovd.rendezvous import announce_end, endpoint, has_ended, write_keys
 from yprovd.spool import spool_files
 from yprovd.transport import GOODBYE, QUESTION, STOP, Sender, new_keys
 
@@ -37,6 +38,8 @@ RESTARTS = 3
 HEARD_S = 3.0
 #: The collector was not heard for so long: whether its step has lost a node is asked.
 LOST_S = 10.0
+#: `srun` has its helper by then, or has none.
+HELPER_S = 5.0
 #: How long the archive of a step is waited for whose end nobody tells us.
 MAKE_S = 60.0
 #: How long a step may take to end once the archive is there.
@@ -62,6 +65,8 @@ class PlacedDaemons:
         self._helpers_ended = self._without_client = False
         self._archive_by = 0.0
         self._inquiry = Inquiry(placement.job)
+        self._first: list[str] = []  # the collector's node, where that is not the first any more
+        self._gave_up = False
         self._started = 0.0
         self._whole_at = 0.0
         keys = new_keys()
@@ -77,8 +82,10 @@ class PlacedDaemons:
     @property
     def dark(self) -> list[str]:
         """Nodes that have not answered."""
-        heard = {_short(host) for host in self.ready}
-        return [node for node in self.placement.nodes if node != "*" and _short(node) not in heard]
+        nodes, heard = self.placement.nodes, {short_name(host) for host in self.ready}
+        if heard.isdisjoint(map(short_name, nodes)) and len(self.ready) >= len(nodes):
+            return []  # the scheduler calls them otherwise than they call themselves
+        return [node for node in nodes if node != "*" and short_name(node) not in heard]
 
     def about(self) -> dict[str, Any]:
         """For the run's record."""
@@ -108,7 +115,7 @@ class PlacedDaemons:
             self._log_from = log.tell()
             for command in way.commands:
                 self._steps.append(subprocess.Popen(
-                    [*command, sys.executable, "-P", "-m", "yprovd", "step", str(self.run_dir)],
+                    [*command, sys.executable, "-P", "-m", "yprovd", "step", str(self.run_dir), *self._first],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ, cwd="/", start_new_session=True,
                     preexec_fn=_hear_of_children))
 
@@ -175,25 +182,32 @@ class PlacedDaemons:
         self.fallbacks.append(f"{self._way.name}: {self._last_words()}")
         self.start()
 
-    def _last_words(self) -> str:
-        """Why a step was refused: what the scheduler's command said last."""
+    def _last_words(self, *, of_step: bool = True) -> str:
+        """Why a step was refused: what the scheduler's command said last. `of_step`: it has ended."""
         text = (self.run_dir / "logs" / LOG).read_bytes()[self._log_from:].decode("utf-8", "replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         told = [line for line in lines if "error" in line.lower()]
-        return (told or lines or [f"it ended with status {self._steps[0].returncode}"])[0][:300]
+        if of_step:
+            return (told or lines or [f"it ended with status {self._steps[0].returncode}"])[0][:300]
+        return told[0][:300] if told else ""
 
     def _give_up(self) -> None:
+        """Nobody can be reached. What has been started may come yet, or be healthy and only not to be seen from here:
+        it finds that it is over, and leaves."""
+        self._gave_up = True
+        announce_end(self.run_dir)
+        words = f": {said}" if (said := self._last_words(of_step=False)) else ""
         for step in self._steps:
             if step.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(step.pid, signal.SIGKILL)  # it has no tasks: it still waits for the scheduler
                 step.wait()
-        raise YprovError(f"{self.placed_by}: no node answered")
+        raise YprovError(f"{self.placed_by}: no node answered{words}")
 
     # -- while the command runs ------------------------------------------------------------------------------------
 
-    def look_after(self) -> list[str]:
-        """Tell the collector that we are here, and start the step again when it has ended. About every second."""
+    def say_hello(self) -> None:
+        """Tell the collector that we are here, not more often than it needs."""
         now = time.monotonic()
         self._sender.receive(0)
         if now > self._said + HELLO_S:
@@ -201,6 +215,11 @@ class PlacedDaemons:
             if not self._sender.connected or now - self._sender.heard > 5.0:
                 self._sender.reconnect()  # it was started again, and listens elsewhere
             self._sender.control(QUESTION, {})
+
+    def look_after(self) -> list[str]:
+        """Tell the collector that we are here, and start the step again when it has ended. About every second."""
+        now = time.monotonic()
+        self.say_hello()
         self._let_steps_live()
         left = self._nodes_left(now)
         if self._ending or not self._steps or any(step.poll() is None for step in self._steps):
@@ -215,6 +234,8 @@ class PlacedDaemons:
         self._restarts += 1
         try:
             if left:
+                self.placement = self.placement._replace(nodes=tuple(left))
+                self._first = left[:1]
                 self._ways = list(without_lost(left, os.environ))
                 self.start()
             else:
@@ -228,7 +249,7 @@ class PlacedDaemons:
         """The nodes that the job goes on with, when the daemon step was lost with another one. Slurm's command then
         waits for ever for the tasks of the lost node, and is ended: it has none that lives."""
         silent_since = max(self._sender.heard, self._started)
-        if now < silent_since + LOST_S or self.placement.scheduler != "slurm":
+        if now < silent_since + LOST_S or self.placement.scheduler != "slurm" or "het_job_id" in self.placement.job:
             return []
         self._inquiry.ask()
         there = self._inquiry.facts.get("nodes")
@@ -246,12 +267,13 @@ class PlacedDaemons:
         the daemons would lose the time between SIGTERM and SIGKILL. Without the helper the step goes on."""
         if self._helpers_ended or self.placement.scheduler != "slurm":
             return
-        self._helpers_ended = True
+        self._helpers_ended = time.monotonic() > self._started + HELPER_S
         for step in self._steps:
             for pid in _children(step.pid):
                 with contextlib.suppress(OSError):
                     if Path(f"/proc/{pid}/comm").read_text(encoding="ascii", errors="replace").strip() == "srun":
                         os.kill(pid, signal.SIGKILL)
+                        self._helpers_ended = True
 
     def job_ends(self) -> None:
         """The scheduler ends the job: what ends now has ended for good."""
@@ -275,9 +297,11 @@ class PlacedDaemons:
                 asked = now
                 self._nodes_left(now)
             _, answers = self._sender.receive(50)
+            ended = all(step.poll() is not None for step in self._steps)
             if any(a.body and "stopped" in a.body for a in answers):
+                self._without_client = self._without_client or ended
                 return True
-            if not self._without_client and all(step.poll() is not None for step in self._steps):
+            if not self._without_client and ended and now > self._sender.heard + HEARD_S:
                 return False
         return False
 
@@ -320,8 +344,11 @@ class PlacedDaemons:
                 continue
         self._sender.close()
         if all(step.poll() is not None for step in self._steps):
-            for name in (KEY_FILE, COLLECTOR_FILE):
-                (self.run_dir / name).unlink(missing_ok=True)
+            (self.run_dir / KEY_FILE).unlink(missing_ok=True)
+            if not has_ended(self.run_dir):  # who comes late is to read so
+                (self.run_dir / COLLECTOR_FILE).unlink(missing_ok=True)
+            if self._gave_up:
+                return
             with contextlib.suppress(YprovError):  # of daemons that were killed
                 shutil.rmtree(RunConfig.read(self.run_dir).runtime_dir, ignore_errors=True)
 
@@ -343,6 +370,3 @@ def _children(pid: int) -> list[int]:
     except (OSError, ValueError):
         return []
 
-
-def _short(host: str) -> str:
-    return host if host.replace(".", "").isdigit() else host.partition(".")[0]

@@ -48,14 +48,19 @@ class Placement(NamedTuple):
     ways: tuple[Way, ...]
 
 
+def check(settings: Settings) -> None:
+    """Raises YprovError for a scheduler that is none."""
+    if settings.scheduler not in ("auto", "none", *SCHEDULERS):
+        raise YprovError(f"unknown scheduler `{settings.scheduler}`",
+                         hint=nearest(settings.scheduler, SCHEDULERS) or f"known: auto, none, {', '.join(SCHEDULERS)}")
+
+
 def find(settings: Settings, environ: Mapping[str, str], command: Sequence[str]) -> Placement | None:
     """Where the daemons of this run go; None for this machine only. Raises YprovError for a scheduler that is not
     there though it was asked for."""
+    check(settings)
     if settings.scheduler == "none":
         return None
-    if settings.scheduler != "auto" and settings.scheduler not in SCHEDULERS:
-        raise YprovError(f"unknown scheduler `{settings.scheduler}`",
-                         hint=nearest(settings.scheduler, SCHEDULERS) or f"known: auto, none, {', '.join(SCHEDULERS)}")
     found = None
     for name, look in SCHEDULERS.items():
         if settings.scheduler in ("auto", name):

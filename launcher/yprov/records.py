@@ -33,6 +33,7 @@ class LauncherSpool:
             os.posix_fallocate(fd, 0, _RESERVE)
             os.close(fd)
         self._lock = threading.Lock()
+        self._closed = False
         self.write(Kind.SOURCE, about_source("launcher"))
 
     @property
@@ -42,6 +43,8 @@ class LauncherSpool:
     def write(self, kind: int, value: Mapping[str, Any]) -> bool:
         """Also from threads. When the disk is full, the room kept back is used; False when even that is gone."""
         with self._lock:
+            if self._closed:
+                return False  # a thread that was not waited for
             frame = self._packer.json(kind, value)
             for attempt in (1, 2):
                 try:
@@ -59,6 +62,8 @@ class LauncherSpool:
             self._reserve = None
 
     def close(self) -> None:
-        self._give_room()
-        with contextlib.suppress(OSError):
-            self._writer.close()
+        with self._lock:
+            self._closed = True
+            self._give_room()
+            with contextlib.suppress(OSError):
+                self._writer.close()

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from yprov.allocation import masked_facts
 from yprovd.clock import SystemClock
 from yprovd.config import PROV_FILE, SPOOL_DIR, RunConfig
 from yprovd.errors import YprovError
@@ -55,7 +56,7 @@ def refresh(
     job_id = _job_id(run_dir, config)
     progress("asking Slurm")
     attempt = int(config.job.get("attempt", 0))
-    facts = _ask(slurm, job_id, attempt)
+    facts = masked_facts(_ask(slurm, job_id, attempt))
     if int(facts.get("restart_count") or 0) > attempt:  # the controller tells of the last one, queued when ours ended
         end = {"state": "cancelled", "reason": "the job was requeued", "ended_ns": _ns(facts.get("submit_time"))}
         facts = {"name": "slurm", "job_id": job_id, "state": "REQUEUED"}

@@ -22,7 +22,7 @@ from yprov.placement import Placement
 from yprovd import __version__
 from yprovd.config import PROV_FILE, RUN_FILE, SPOOL_DIR, RunConfig, Settings
 from yprovd.errors import YprovError
-from yprovd.processes import boot_id, process_id
+from yprovd.processes import boot_id, process_id, short_name
 from yprovd.spool import is_being_written, spool_files
 
 
@@ -35,7 +35,7 @@ def create(
     name = settings.name or name_of(command)
     now = time.time_ns()
     stamp = datetime.fromtimestamp(now / 1e9, UTC).strftime("%Y%m%dT%H%M%SZ")
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:40] or "run"
+    slug = _slug(name)
     parent = Path(settings.dir).expanduser().absolute()
     run_dir = parent / f"{stamp}-{slug}-{run_id[:8]}"
     try:
@@ -47,6 +47,16 @@ def create(
     except OSError as e:
         raise YprovError(f"cannot make a run in `{parent}`: {e.strerror}",
                          hint="yprov run --dir DIRECTORY -- COMMAND   with a directory that you may write to") from None
+
+
+def _slug(name: str) -> str:
+    """Of a long name the number at its end stays: jobs and tasks of arrays are found by it."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+    if len(slug) > 40:
+        number = re.search(r"-\d[\d_]*$", slug)
+        tail = number[0] if number and len(number[0]) <= 20 else ""
+        slug = slug[:40 - len(tail)].rstrip("-.") + tail
+    return slug or "run"
 
 
 def _describe(
@@ -112,7 +122,8 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def find(given: str, directory: str = "yprov-runs") -> Path:
-    """A run by its path, by a part of its name within `directory`, or `last`. Raises YprovError."""
+    """A run by its path, by its name or a part of its directory's within `directory`, or `last`. Of several with the
+    name the newest. Raises YprovError."""
     path = Path(given)
     if (path / RUN_FILE).is_file() or any((path / SPOOL_DIR).glob("*.spool")):
         return path
@@ -122,12 +133,18 @@ def find(given: str, directory: str = "yprov-runs") -> Path:
         raise YprovError(f"`{given}` is not a run: it has no {RUN_FILE}", hint="yprov ls")
     runs = all_runs(Path(directory))
     matching = runs[-1:] if given == "last" else [r for r in runs if given in r.name]
-    if len(matching) == 1:
-        return matching[0]
+    named = [r for r in matching if given in (r.name, _named(r.name))]
+    if len(matching) == 1 or named:
+        return (named or matching)[-1]
     if matching:
         raise YprovError(f"`{given}` fits {len(matching)} runs: {', '.join(r.name for r in matching[:5])}",
                          hint="type more of the name")
     raise YprovError(f"there is no run `{given}`", hint=f"yprov ls --dir {directory}")
+
+
+def _named(directory: str) -> str:
+    """`<stamp>-<name>-<id>` without the stamp and the id."""
+    return directory.partition("-")[2].rpartition("-")[0]
 
 
 def all_runs(directory: Path) -> list[Path]:
@@ -149,7 +166,10 @@ def still_going(run_dir: Path, config: RunConfig) -> bool:
     if launcher.get("host") == os.uname().nodename and launcher.get("boot_id") == boot_id():
         pid = int(launcher["pid"])
         found = process_id(pid)
-        return psutil.pid_exists(pid) and found is not None and found.start == launcher["start"]
+        if psutil.pid_exists(pid) and found is not None and found.start == launcher["start"]:
+            return True
+        if all(short_name(node) == short_name(str(launcher["host"])) for node in config.nodes):
+            return False  # no daemon is elsewhere
     newest = max((p.stat().st_mtime for p in (run_dir / SPOOL_DIR).glob("*.spool")), default=0.0)
     return time.time() - newest < 30.0
 

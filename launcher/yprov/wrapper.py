@@ -31,7 +31,7 @@ from yprov.runs import create, on_this_machine
 from yprovd.config import SPOOL_DIR, RunConfig, Settings
 from yprovd.errors import YprovError
 from yprovd.files import FileWorker
-from yprovd.processes import MARKER, job_processes
+from yprovd.processes import MARKER, job_processes, short_name
 from yprovd.wire import Kind
 
 if TYPE_CHECKING:
@@ -128,11 +128,21 @@ class Wrapper:
             say(f"stopped; the archive is being made in {show_path(self.run_dir)}\n"
                 f"next: yprov stitch {show_path(self.run_dir)}")
             return self.status
-        capture.join(10.0)
+        self._wait_for(capture, 10.0)
         if self.asking is not None:
-            self.asking.join(ASK_S)
-        files.close(FINISH_S)
+            self._wait_for(self.asking, ASK_S)
+        closing = threading.Thread(target=files.close, args=(FINISH_S,), name="yprov-files-end", daemon=True)
+        closing.start()
+        self._wait_for(closing, FINISH_S + 1.0)
         return self._finish()
+
+    def _wait_for(self, thread: threading.Thread, timeout_s: float) -> None:
+        """Meanwhile the collector hears that we are here: on another machine, silence means that we are gone."""
+        deadline = time.monotonic() + timeout_s
+        while thread.is_alive() and (left := deadline - time.monotonic()) > 0:
+            thread.join(min(left, 1.0))
+            if thread.is_alive():
+                self.daemons.say_hello()
 
     def _start_daemons(self, placement: Placement | None) -> str:
         """First of all: they take the longest. Returns why the scheduler could not be used, where it could not."""
@@ -203,6 +213,10 @@ class Wrapper:
         # To `srun` a second Ctrl-C within a second means that its tasks are to end: its own affair.
         self.own_protocol = self.by_srun = os.path.basename(self.argv[0]) == "srun"
         self.signals.choose = lambda group: allocation.receivers(job, group, self.daemons.job_ends)
+        here = short_name(os.uname().nodename)
+        if not self.own_protocol and self.config.nodes and here not in map(short_name, self.config.nodes):
+            self._note(f"{here} is none of the job's nodes: what runs here is not recorded, only what it starts there",
+                       hint="yprov run -- srun ...")
         if previous := allocation.previous_attempt(self.run_dir, job):
             self.spool.write(Kind.RUN, {"previous": previous})
         if allocation.is_plain_child(os.environ):
@@ -210,6 +224,9 @@ class Wrapper:
                        hint="exec yprov run ...   keeps its last lines (so does a trap for TERM in the script)")
 
         def ask() -> None:
+            # At once, for a run that is over before Slurm has answered.
+            if told := allocation.told_by_environment(os.environ):
+                self.spool.write(Kind.RUN, {"scheduler": told})
             facts = allocation.facts_of(job, self.run_dir / "source")
             self.spool.write(Kind.RUN, {"scheduler": facts})
 

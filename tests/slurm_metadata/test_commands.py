@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 
 from tests.running import eventually
 from tests.slurm_metadata.answers import FIXTURES, Commands, variables
+from yprov.allocation import facts_of
 from yprovd import slurm
 from yprovd.errors import YprovError
 from yprovd.slurm.commands import run
@@ -250,15 +253,13 @@ def test_a_batch_script_that_cannot_be_had_has_a_reason(commands: Commands, tmp_
     assert "No such file or directory" in slurm.batch_script("7", tmp_path / "none" / "script.sh", timeout_s=5)
 
 
-def test_steps_cancelling_and_comments(commands: Commands, tmp_path: Path) -> None:
+def test_steps_and_cancelling(commands: Commands, tmp_path: Path) -> None:
     said = tmp_path / "said"
-    commands(squeue=f'echo "$@" >> {said}; printf "7.0\\n7.batch\\n"', scancel=f'echo "$@" >> {said}',
-             scontrol=f'for a; do echo "$a" >> {said}; done')
-    assert slurm.active_steps("7", timeout_s=5) == ["7.0", "7.batch"]
+    listed = "7.0 yprovd\\n7.batch batch\\n7+1.3 a b\\n"
+    commands(squeue=f'echo "$@" >> {said}; printf "{listed}"', scancel=f'echo "$@" >> {said}')
+    assert slurm.active_steps("7", timeout_s=5) == {"7.0": "yprovd", "7.batch": "batch", "7+1.3": "a b"}
     slurm.cancel("7.0", timeout_s=5)
-    slurm.set_comment("7", "run = x y", timeout_s=5)
-    assert said.read_text().splitlines() == ["--steps --noheader --format=%i --jobs=7", "7.0", "update", "JobId=7",
-                                             "Comment=run = x y"]
+    assert said.read_text().splitlines() == ["--steps --noheader --format=%i %j --jobs=7", "7.0"]
 
 
 def test_asking_is_imported_without_the_heavier_modules() -> None:
@@ -266,3 +267,20 @@ def test_asking_is_imported_without_the_heavier_modules() -> None:
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True,
                           cwd=Path(__file__).parents[2])
     assert not set(done.stdout.split()) & {"subprocess", "json", "datetime", "dataclasses", "asyncio", "pathlib"}
+
+
+def test_what_looks_like_a_secret_in_a_jobs_command_line_is_masked_wherever_it_is_kept(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (FIXTURES / "23.02/job.txt").read_text()
+    line = next(line for line in text.splitlines() if line.strip().startswith("Command="))
+    (tmp_path / "shown").write_text(text.replace(line, f"{line} --api-key sesame --lr 1 TOKEN=mellon"))
+    commands(scontrol=f'case "$*" in *"show job"*) cat {tmp_path / "shown"};; *) exit 1;; esac')
+    monkeypatch.setenv("SLURM_JOB_ID", "")
+    job = re.search(r"JobId=(\d+)", text)
+    assert job is not None
+    facts = facts_of({"scheduler": "slurm", "job_id": job[1]}, tmp_path / "source")
+    assert facts["command"].endswith("--api-key *** --lr 1 TOKEN=***")
+    kept = json.dumps(facts) + "".join(p.read_text() for p in (tmp_path / "source").iterdir())
+    assert "sesame" not in kept
+    assert "mellon" not in kept

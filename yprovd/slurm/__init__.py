@@ -28,7 +28,6 @@ from yprovd.slurm.commands import (
     cancel,
     controller,
     describe,
-    set_comment,
     show_job,
     version,
 )
@@ -41,5 +40,5 @@ from yprovd.slurm.texts import parse_config, parse_sacct_text, parse_show_job
 __all__ = [
     "SlurmUnavailable", "accounting", "active_steps", "batch_script", "cancel", "controller", "describe", "ending",
     "expand", "final", "from_environment", "parse_config", "parse_job_json", "parse_sacct_json", "parse_sacct_text",
-    "parse_show_job", "set_comment", "show_job", "version",
+    "parse_show_job", "show_job", "version",
 ]

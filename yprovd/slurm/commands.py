@@ -180,19 +180,15 @@ def batch_script(job_id: str, target: Path, *, timeout_s: float = DEADLINE_S) ->
     return ""
 
 
-def active_steps(job_id: str, *, timeout_s: float = DEADLINE_S) -> list[str]:
-    """Ids of the job's steps that run, as `7.0`, `7.batch`, `7.extern`. Raises SlurmUnavailable."""
-    return run(["squeue", "--steps", "--noheader", "--format=%i", f"--jobs={job_id}"], timeout_s=timeout_s).split()
+def active_steps(job_id: str, *, timeout_s: float = DEADLINE_S) -> dict[str, str]:
+    """Ids of the job's steps that run, as `7.0`, `7.batch`, `7.extern`, and their names. Raises SlurmUnavailable."""
+    text = run(["squeue", "--steps", "--noheader", "--format=%i %j", f"--jobs={job_id}"], timeout_s=timeout_s)
+    return {id: name for id, _, name in (line.strip().partition(" ") for line in text.splitlines()) if id}
 
 
 def cancel(job_or_step: str, *, timeout_s: float = DEADLINE_S) -> None:
     """End a job (SIGTERM, then SIGKILL after KillWait), or a step (SIGKILL at once). Raises SlurmUnavailable."""
     run(["scancel", str(job_or_step)], timeout_s=timeout_s)
-
-
-def set_comment(job_id: str, text: str, *, timeout_s: float = DEADLINE_S) -> None:
-    """Raises SlurmUnavailable."""
-    run(["scontrol", "update", f"JobId={job_id}", f"Comment={text}"], timeout_s=timeout_s)
 
 
 def describe(job_id: str = "", environ: Mapping[str, str] | None = None, *, timeout_s: float = DEADLINE_S) -> Facts:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from yprovd.processes import short_name
 from yprovd.stitch.document import time_of
 from yprovd.stitch.facts import host_list, part
 from yprovd.stitch.record import I64, Record
@@ -70,16 +71,9 @@ def presence_of(record: Record, begin_ns: int, end_ns: int) -> Presence:
 
 def _names(value: object) -> list[str]:
     return [str(v) for v in value if v != "*"] if isinstance(value, (list, tuple)) else []
-
-
-def _short(host: str) -> str:
-    """A scheduler names its nodes as it likes, most often by the first part of the host's name."""
-    return host if host.replace(".", "").isdigit() else host.partition(".")[0]
-
-
 def _never_heard(record: Record, expected: list[str], ready: list[str], dark: list[str]) -> list[Dark]:
-    heard = {_short(n.host) for n in record.nodes}
-    silent = [host for host in sorted(set(expected)) if _short(host) not in heard]
+    heard = {short_name(n.host) for n in record.nodes}
+    silent = [host for host in sorted(set(expected)) if short_name(host) not in heard]
     if heard and len(silent) == len(set(expected)):  # this scheduler's names are not those that the hosts have
         silent = [host for host in silent if host in dark]
     return [Dark(host, reason="its daemon was there at the start, and nothing of it arrived" if host in ready
