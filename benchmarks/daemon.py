@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.common import Peer, Row, Spread, children, cpu_ns, folder, memory_bytes, started, times, under_yprov
@@ -26,9 +27,12 @@ def _watch(pids: dict[str, int], seconds: float) -> dict[str, dict[str, float]]:
     return out
 
 
-def _ours(interval_s: float, seconds: float, repeats: int) -> list[dict[str, dict[str, float]]]:
+def watched(
+    interval_s: float, seconds: float, repeats: int, options: Sequence[str] = ()
+) -> list[dict[str, dict[str, float]]]:
+    """`_watch` of a run's three processes, `repeats` times after each other."""
     with folder() as cwd:
-        argv = under_yprov(["--interval", str(interval_s)], ["sleep", str(seconds * repeats + SETTLE_S + 60)])
+        argv = under_yprov(["--interval", str(interval_s), *options], ["sleep", str(seconds * repeats + SETTLE_S + 60)])
         with started(argv, cwd) as run:
             time.sleep(SETTLE_S)
             pids = {"launcher": run.pid}
@@ -74,7 +78,7 @@ def daemon_cost(quick: bool) -> list[Row]:
     seconds, repeats = (5.0, 3) if quick else (20.0, 3)
     rows = []
     for hertz, bar in ((1, 0.2), (10, 2.0)):
-        windows = _ours(1 / hertz, seconds, repeats)
+        windows = watched(1 / hertz, seconds, repeats)
         cpu = {role: Spread([w[role]["cpu"] for w in windows]) for role in windows[0]}
         last = windows[-1]
         cpu_peers, memory_peers = [], []

@@ -23,7 +23,7 @@ from pathlib import Path
 if __name__ == "__main__":  # as a script: this folder must not hide modules, the repository's root must be found
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks import archive, calls, cluster, daemon, drift, importing, slowdown, survival, wrapping
+from benchmarks import archive, calls, cluster, daemon, drift, importing, sensors, slowdown, survival, wrapping
 from benchmarks.common import Row
 
 
@@ -45,6 +45,7 @@ MEASUREMENTS: dict[str, Callable[[bool], list[Row]]] = {
     "import": importing.import_cost,
     "daemon": daemon.daemon_cost,
     "slowdown": slowdown.slowdown,
+    "sensors": sensors.sensors,
     "wrapper": wrapping.wrapper,
     "archive": archive.archive,
     "kills": kills,

@@ -6,6 +6,7 @@ the others have 0, 1 for a failure (with a hint), 2 for a misused option.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -279,7 +281,7 @@ def doctor(
     if probe is None:
         if anonymous:
             raise YprovError("`--anonymous` is for the report", hint="yprov doctor --anonymous --probe 60")
-        with _Progress("asking the sensors"):
+        with _Progress("asking the sensors"), _own_stdout():
             doc = room.report(room.examine(os.path.abspath(root)))
         text = room.lines(doc)
     else:
@@ -295,6 +297,18 @@ def doctor(
     raise typer.Exit(status)
 
 
+@contextlib.contextmanager
+def _own_stdout() -> Iterator[None]:
+    """Ours again afterwards: a vendor's library that hangs while it is kept quiet would keep us so, too."""
+    stream, kept = sys.stdout, os.dup(1)
+    try:
+        yield
+    finally:
+        sys.stdout = stream
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def _probe(root: str, seconds: float, anonymous: bool) -> tuple[dict[str, Any], list[str]]:
     """The documents of `doctor`, with the path of the report."""
     from yprov import doctor as room
@@ -303,7 +317,7 @@ def _probe(root: str, seconds: float, anonymous: bool) -> tuple[dict[str, Any], 
     probe.ensure_writable(Path())
     print(f"yprov: looking at this node for {seconds:g} s and a little more; Ctrl-C ends it early, with what there is",
           file=sys.stderr, flush=True)
-    with probe.ended_by_signals() as stop, _Progress("opening the sources") as progress:
+    with probe.ended_by_signals() as stop, _own_stdout(), _Progress("opening the sources") as progress:
         seen = probe.take(root, seconds, stop=stop, anonymous=anonymous, progress=progress)
     path = probe.write(seen, Path())
     doc = {"host": seen["host"], "sources": seen["sources"], "checks": room.checks(), "report": str(path)}

@@ -64,6 +64,8 @@ SENSORS: dict[str, str] = {
     "network": "yprovd.sensors.network:NetworkSensor",
     "rapl": "yprovd.sensors.rapl:RaplSensor",
     "cray": "yprovd.sensors.cray:CraySensor",
+    "nvidia": "yprovd.sensors.nvidia:NvidiaSensor",
+    "amd": "yprovd.sensors.amd:AmdSensor",
     "hwmon": "yprovd.sensors.hwmon:HwmonSensor",
     "slingshot": "yprovd.sensors.slingshot:SlingshotSensor",
     "infiniband": "yprovd.sensors.infiniband:InfinibandSensor",

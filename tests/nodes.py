@@ -1,0 +1,400 @@
+"""Directories that look like whole nodes, whose power is known at every moment, and so is their energy.
+
+A node is built from nothing below a root: what its kernel, its node controller and its vendors' drivers would show.
+`Load` says how many watts each of its parts draws; `Driver` rewrites the counters as often as the real ones change, in
+place, as the kernel's files do, with the time stamps that the real ones have. What a meter counts between two moments
+is then an exact function (`Load.joules`), quantised as the real meter quantises it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, NamedTuple, Protocol
+
+from tests.stubs.build import FOLDER, build
+
+HOST = Path(__file__).parent / "fixtures" / "hosts" / "plain"
+PM = "sys/cray/pm_counters"
+#: How often a node controller scans (Hz).
+SCANS_HZ = 10
+
+
+class Load(NamedTuple):
+    """A power that rises by so many watts each second: no two moments are alike, and a reading at the wrong one shows.
+
+    Times are wall clock, seconds since the epoch; `since` is the one at which it is `watts`."""
+
+    watts: float
+    rise: float = 0.0
+    since: float = 0.0
+
+    def power(self, at: float) -> float:
+        return self.watts + self.rise * (at - self.since)
+
+    def joules(self, begin: float, end: float) -> float:
+        """Drawn between two moments."""
+        return (end - begin) * (self.power(begin) + self.power(end)) / 2
+
+    def counted(self, at: float) -> float:
+        """Drawn since `since`: what a counter that stood at 0 then shows."""
+        return self.joules(self.since, at)
+
+
+class Turn(NamedTuple):
+    """`busy` watts for one second, then `idle` until the other `turns` have had theirs."""
+
+    idle: float
+    busy: float
+    turn: int
+    turns: int
+    since: float
+
+    def power(self, at: float) -> float:
+        return self.busy if int((at - self.since) % self.turns) == self.turn else self.idle
+
+    def counted(self, at: float) -> float:
+        rounds, rest = divmod(at - self.since, self.turns)
+        return (at - self.since) * self.idle + (self.busy - self.idle) * (rounds + min(max(rest - self.turn, 0.0), 1.0))
+
+
+class InPlace:
+    """A file of the kernel: it stays the same file, and its content changes at once."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._size = -1
+
+    def write(self, data: bytes | str) -> None:
+        content = data.encode() if isinstance(data, str) else data
+        os.pwrite(self._fd, content, 0)
+        if len(content) != self._size:
+            os.ftruncate(self._fd, len(content))
+            self._size = len(content)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Part(Protocol):
+    """What changes of a node: called with the wall clock, so often."""
+
+    hz: float
+
+    def __call__(self, now: float, /) -> None: ...
+
+
+class Driver:
+    """Keeps the parts of a node alive, from a thread of its own, while it is open. The first call of each is before
+    `with` goes on."""
+
+    def __init__(self, *parts: Part) -> None:
+        self._due = dict.fromkeys(parts, 0.0)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        for part, due in self._due.items():
+            if now >= due:
+                part(time.time())
+                self._due[part] = max(due + 1 / part.hz, now)
+
+    def _run(self) -> None:
+        while not self._done.wait(max(0.001, min(self._due.values(), default=1e9) - time.monotonic())):
+            self._turn()
+
+    def __enter__(self) -> Driver:
+        self._turn()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def host(root: Path) -> None:
+    """What every node has: processors, memory, disks, network, as the plain host. Without RAPL: `rapl` adds it."""
+    shutil.copytree(HOST, root, symlinks=True)
+    shutil.rmtree(root / "sys/class/powercap")
+    write(root / "proc/cpuinfo", "processor\t: 0\nmodel name\t: AMD EPYC 7A53 64-Core Processor\n")
+    write(root / "proc/sys/kernel/osrelease", "6.4.0-150600.23.84_15.0.28-cray_shasta_c\n")
+
+
+def write(path: Path, text: str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+
+
+class PmCounters:
+    """The node controller of a Cray EX: the files of a real node with four accelerators, each with a stamp of its own.
+
+    `loads`: of `node`, `cpu`, `memory`, `accel0`... The energies are older than the powers by 76 ms, as they were on
+    that node, and are whole joules."""
+
+    hz: float = SCANS_HZ
+    FIRST_J = 4_709_337_659
+    ENERGY_AGE_S, POWER_AGE_S = 0.076, 0.0
+
+    def __init__(self, root: Path, loads: Mapping[str, Load | Turn]) -> None:
+        self._loads = loads
+        self._base = root / PM
+        self._files: dict[str, InPlace] = {}
+        self._scans = 47_760_686
+        for name, text in {
+            "generation": "4", "startup": "1780055122858757", "raw_scan_hz": str(SCANS_HZ), "version": "3",
+            "power_cap": "0 W", **{f"{part}_power_cap": "0 W" for part in loads if part.startswith("accel")},
+        }.items():
+            write(self._base / name, text + "\n")
+
+    def __call__(self, now: float) -> None:
+        for part, load in self._loads.items():
+            prefix = "" if part == "node" else f"{part}_"
+            at = now - self.ENERGY_AGE_S
+            joules = self.FIRST_J + int(load.counted(at))
+            self._put(f"{prefix}energy", f"{joules} J {round(at * 1e6)} us\n")
+            at = now - self.POWER_AGE_S
+            self._put(f"{prefix}power", f"{round(load.power(at))} W {round(at * 1e6)} us\n")
+        self._put("cpu0_temp", f"44 C {round(now * 1e6)} us\n")
+        self._scans += 1
+        self._put("freshness", f"{self._scans}\n")
+
+    def _put(self, name: str, text: str) -> None:
+        if name not in self._files:
+            self._files[name] = InPlace(self._base / name)
+        self._files[name].write(text)
+
+
+class Rapl:
+    """Packages that users may read: microjoules, which go round. The real ones are renewed each millisecond."""
+
+    hz: float = 200
+    RANGE_UJ = 65_532_610_987
+
+    def __init__(self, root: Path, loads: dict[str, Load]) -> None:
+        self._files = []
+        for i, (name, load) in enumerate(loads.items()):
+            zone = root / f"sys/class/powercap/intel-rapl:{i}"
+            write(zone / "name", f"{name}\n")
+            write(zone / "max_energy_range_uj", f"{self.RANGE_UJ}\n")
+            self._files.append((InPlace(zone / "energy_uj"), load))
+
+    def __call__(self, now: float) -> None:
+        for file, load in self._files:
+            file.write(f"{int(load.counted(now) * 1e6) % (self.RANGE_UJ + 1)}\n")
+
+
+class AcpiMeters:
+    """Power meters of the firmware, by what they say of themselves (`Module Power Socket 0`): microwatts, averaged over
+    a second at most; here the power of the moment."""
+
+    hz: float = 20
+
+    def __init__(self, root: Path, loads: dict[str, Load], *, interval_ms: int = 50) -> None:
+        self._files = []
+        for i, (says, load) in enumerate(loads.items(), 1):
+            base = root / f"sys/class/hwmon/hwmon{i}"
+            write(base / "name", "power_meter\n")
+            for name, text in {"oem_info": says, "model_number": "", "average_interval": str(interval_ms),
+                               "is_battery": "0"}.items():
+                write(base / f"device/power1_{name}", f"{text}\n")
+            self._files.append((InPlace(base / "device/power1_average"), load))
+
+    def __call__(self, now: float) -> None:
+        for file, load in self._files:
+            file.write(f"{round(load.power(now) * 1e6)}\n")
+
+
+class AmdGpus:
+    """GPUs of the amdgpu driver: `gpu_metrics` and what lies beside it, and KFD's topology. By PCI address, in the
+    order of HIP; the load of each, None for a die that has no meter of its own (its driver says 0).
+
+    `siblings`: pairs that share a module, and so the strongest link. `revision`: 3 (MI200) or 4 (MI300)."""
+
+    hz: float = 50
+    FIRST_J = 1_000_000
+    USED, TOTAL = 3 << 30, 64 << 30
+    #: revision -> size, where power is, energy (followed by the time), and what stays the same: where, value.
+    _TABLES: ClassVar = {
+        3: (120, 22, 24, {4: 41, 6: 47, 8: 45, 16: 90, 18: 30, 54: 1700, 58: 1600, 68: 0, 70: 0}),
+        4: (288, 10, 24, {4: 47, 6: 45, 12: 90, 14: 30, 40: 0, 42: 0, 240: 2100, 280: 1300})}
+
+    def __init__(
+        self, root: Path, loads: Mapping[str, Load | Turn | None], *, device: str, name: str, revision: int = 3,
+        siblings: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self._files: list[tuple[InPlace, Load | Turn | None]] = []
+        self._table = self._TABLES[revision]
+        self._revision = revision
+        joined = {a: b for pair in siblings for a, b in (pair, pair[::-1])}
+        for i, (pci, load) in enumerate(loads.items()):
+            folder = root / f"sys/devices/pci{pci[:7]}/{pci}"
+            for file, text in {
+                "vendor": "0x1002", "device": device, "product_name": name, "unique_id": f"{0xd00d0000 + i:016x}",
+                "mem_info_vram_used": self.USED + (i << 20), "mem_info_vram_total": self.TOTAL,
+                "hwmon/hwmon5/name": "amdgpu", "hwmon/hwmon5/power1_cap": 560_000_000,
+            }.items():
+                write(folder / file, f"{text}\n")
+            (folder / f"drm/renderD{128 + i}").mkdir(parents=True)
+            (folder / f"drm/card{i + 1}").mkdir()
+            (folder / f"drm/card{i + 1}/device").symlink_to("../..")
+            (root / "sys/class/drm").mkdir(parents=True, exist_ok=True)
+            (root / f"sys/class/drm/card{i + 1}").symlink_to(folder / f"drm/card{i + 1}")
+            self._files.append((InPlace(folder / "gpu_metrics"), load))
+        write(root / "sys/module/amdgpu/version", "6.16.13\n")
+        self._topology(root, list(loads), joined)
+
+    @staticmethod
+    def _topology(root: Path, order: list[str], joined: dict[str, str]) -> None:
+        base = root / "sys/class/kfd/kfd/topology/nodes"
+        write(base / "0/properties", "cpu_cores_count 64\nsimd_count 0\n")
+        for i, pci in enumerate(order):
+            location = int(pci[5:7], 16) << 8
+            write(base / f"{i + 1}/properties", f"simd_count 440\nlocation_id {location}\ndomain 0\n")
+            for j, other in enumerate(order):
+                bandwidth = 200_000 if joined.get(pci) == other else 50_000
+                if i != j:
+                    write(base / f"{i + 1}/io_links/{j}/properties",
+                          f"type 11\nnode_to {j + 1}\nmax_bandwidth {bandwidth}\n")
+
+    def __call__(self, now: float) -> None:
+        size, power, energy, constant = self._table
+        for file, load in self._files:
+            data = bytearray(b"\xff" * size)
+            struct.pack_into("<HBB", data, 0, size, 1, self._revision)
+            for place, value in constant.items():
+                struct.pack_into("<H", data, place, value)
+            at, taken_ns = time.time(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            joules = self.FIRST_J + load.counted(at) if load is not None else 0.0
+            struct.pack_into("<H", data, power, round(load.power(at)) if load is not None else 0)
+            struct.pack_into("<QQ", data, energy, int(joules * 2**16), taken_ns)
+            file.write(bytes(data))
+
+
+class Slingshot:
+    """The telemetry of CXI adapters: a count and when it was taken. `rate`: bytes per second, each way."""
+
+    hz: float = 2
+
+    def __init__(self, root: Path, count: int, rate: float) -> None:
+        self._rate, self._since = rate, time.time()
+        self._files = []
+        for i in range(count):
+            base = root / f"sys/class/cxi/cxi{i}/device"
+            write(base / "properties/speed", "200000\n")
+            write(base / f"net/hsn{i}/mtu", "9000\n")
+            self._files += [InPlace(base / f"telemetry/hni_sts_{way}_ok_octets") for way in ("tx", "rx")]
+
+    def __call__(self, now: float) -> None:
+        for file in self._files:
+            file.write(f"{int(self._rate * (now - self._since))}@{now:.9f}\n")
+
+
+class Node(NamedTuple):
+    """A directory that is a node. `counted`: the loads that make up the energy of a run on it, by the rule of
+    `yprovd.stitch.energy`; `gpus`: those of its GPUs. `parts`: what a `Driver` keeps alive."""
+
+    root: Path
+    counted: dict[str, Load]
+    gpus: dict[str, Load]
+    parts: tuple[Part, ...] = ()
+
+
+def joules(loads: dict[str, Load], begin: float, end: float) -> float:
+    """All of them, between two moments."""
+    return sum(load.joules(begin, end) for load in loads.values())
+
+
+def nvml(root: Path, count: int, watts: float, *, name: str, chip: int, parts: int = 0, module: int = 0) -> None:
+    """NVIDIA's library, for this node and no other. GPU d draws `watts` + d. `parts`: MIG instances of each; `module`:
+    1 where it tells the power of the module only."""
+    build("nvml", root / FOLDER, more=f"""
+        void stub_count(int), stub_parts(int), stub_module(int), stub_update(double);
+        void stub_product(const char *, unsigned, unsigned), stub_wave(int, const char *, double, double, double);
+        __attribute__((constructor)) static void node(void)
+        {{
+            stub_count({count}), stub_parts({parts}), stub_module({module}), stub_update(0.02);
+            stub_product("{name}", {chip:#x}, 9), stub_wave(-1, "constant", 0, {watts}, 0);
+        }}""")
+
+
+def nvidia_uuid(index: int, part: int = 0) -> str:
+    """Of a GPU of that library, or of its MIG instance, counted from 1."""
+    if part:
+        return f"MIG-{0xabcd0000 + index:08x}-1111-5222-8333-{part:012x}"
+    return f"GPU-{0xabcd0000 + index:08x}-1111-4222-8333-{index:012x}"
+
+
+def h100_mig(root: Path) -> Node:
+    """8 x H100 with two MIG instances each, and RAPL."""
+    host(root)
+    nvml(root, 8, 400.0, name="NVIDIA H100 80GB HBM3", chip=0x2330, parts=2)
+    packages = {f"package-{i}": Load(150.0 + 30 * i) for i in range(2)}
+    gpus = {nvidia_uuid(d): Load(400.0 + d) for d in range(8)}
+    return Node(root, {**packages, **gpus}, gpus, (Rapl(root, packages),))
+
+
+def grace_hopper(root: Path) -> Node:
+    """4 x GH200: NVML tells the power of the module only, and so does the firmware, which also tells what is in it."""
+    host(root)
+    nvml(root, 4, 500.0, name="NVIDIA GH200 120GB", chip=0x2342, module=1)
+    meters: dict[str, Load] = {}
+    for d in range(4):
+        write(root / f"sys/bus/pci/devices/0000:{0x1A + 0x10 * d:02x}:00.0/numa_node", f"{4 + 8 * d}\n")
+        watts = {"Module": 500.0 + d, "Grace": 110.0, "CPU": 60.0, "SysIO": 25.0}
+        meters |= {f"{says} Power Socket {d}": Load(w) for says, w in watts.items()}
+    modules = {nvidia_uuid(d): Load(500.0 + d) for d in range(4)}
+    return Node(root, modules, modules, (AcpiMeters(root, meters),))
+
+
+#: The GCDs of a Frontier node in the order of HIP. Two neighbours are one OAM, and the first one speaks for both.
+GCDS = tuple(f"0000:{bus}:00.0" for bus in ("c1", "c6", "c9", "ce", "d1", "d6", "d9", "de"))
+#: Which OAM each accelerator of pm_counters is: not in the order of the bus.
+ACCELERATORS = {"accel0": 2, "accel1": 3, "accel2": 0, "accel3": 1}
+
+
+def frontier(root: Path) -> Node:
+    """8 GCDs of 4 MI250X, pm_counters, 4 Slingshot NICs. The loads of the OAMs differ in level and slope; upstream of
+    their regulators pm_counters sees a tenth more."""
+    since = time.time() - 10
+    oams = [Load(300.0 + 40 * i, 4.0 + 3 * i, since) for i in range(4)]
+    node = Load(2300.0, 40.0, since)
+    accelerators = {name: Load(1.1 * oams[i].watts, 1.1 * oams[i].rise, since) for name, i in ACCELERATORS.items()}
+    return Node(root, {"node": node}, {f"oam-{GCDS[2 * i]}": oam for i, oam in enumerate(oams)},
+                _frontier(root, oams, {"node": node, "cpu": Load(180.0), "memory": Load(76.0), **accelerators}))
+
+
+def frontier_in_turns(root: Path) -> Node:
+    """The same, each OAM busy for a second after the other. What it counts is not told."""
+    since = time.time() - 10
+    oams = [Turn(90.0, 450.0, i, 4, since) for i in range(4)]
+    accelerators = {name: Turn(99.0, 495.0, i, 4, since) for name, i in ACCELERATORS.items()}
+    return Node(root, {}, {}, _frontier(root, oams, {"node": Load(1500.0), **accelerators}))
+
+
+def _frontier(root: Path, oams: Sequence[Load | Turn], pm: Mapping[str, Load | Turn]) -> tuple[Part, ...]:
+    host(root)
+    gcds = {pci: oams[i // 2] if i % 2 == 0 else None for i, pci in enumerate(GCDS)}
+    pairs = list(zip(GCDS[::2], GCDS[1::2], strict=True))
+    gpus = AmdGpus(root, gcds, device="0x7408", name="AMD Instinct MI250X", siblings=pairs)
+    return PmCounters(root, pm), gpus, Slingshot(root, 4, 1e6)
+
+
+def mi300a(root: Path) -> Node:
+    """4 x MI300A: processor, memory and GPU in one package with one meter."""
+    host(root)
+    since = time.time() - 10
+    loads: dict[str, Load | None] = {f"0000:{i:02x}:00.0": Load(350.0 + 20 * i, 5.0, since) for i in range(1, 5)}
+    gpus = AmdGpus(root, loads, device="0x74a0", name="AMD Instinct MI300A", revision=4)
+    metered = {pci: load for pci, load in loads.items() if load is not None}
+    return Node(root, metered, metered, (gpus,))
