@@ -55,6 +55,8 @@ RETRY_S, RETRY_MOST_S = 4.0, 8.0
 TASKS_S = 0.5
 #: How long a collector that starts at the same time is looked for before the first sample.
 MEET_S = 3.0
+#: How long vendors' libraries may take to open: the launcher waits for us a little longer (`yprov.wrapper.READY_S`).
+OPEN_S = 8.0
 #: How long the first sample may hold up the start.
 FIRST_SAMPLE_MS = 200
 #: How long files, the collector and the processes of the job are waited for at the end.
@@ -112,7 +114,8 @@ class NodeDaemon:
                              keys=read_keys(run_dir) if self.vigil else None)
         root = self.config.root
         sensors, absences = open_all(
-            Surroundings(root, self.config.run_id, dict(os.environ)), self.config.settings.disable)
+            Surroundings(root, self.config.run_id, dict(os.environ)), self.config.settings.disable,
+            patience_s=OPEN_S)
         self.sampler = Sampler(sensors, absences, interval_ns=self.config.interval_ns, clock=self.clock,
                                sink=self._on_sample, own_watch=False)
         self.schema_json = self.sampler.schema.to_json()

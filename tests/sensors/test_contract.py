@@ -45,7 +45,7 @@ def test_a_name_is_used_once_per_device(sensor):
 def test_the_announcement_survives_json(sensor):
     schema = Schema(10**9, sensor.metrics)
     assert Schema.from_json(schema.to_json()) == schema
-    assert {m.kind for m in sensor.metrics} <= {"counter", "gauge"}
+    assert {m.kind for m in sensor.metrics} <= {"counter", "gauge", "time"}
     assert all(m.resolution > 0 and m.description and not m.description.endswith(".") for m in sensor.metrics)
 
 

@@ -1,6 +1,7 @@
 """What cannot be opened is an absence, whatever it raises."""
 
 import sys
+import time
 
 import pytest
 
@@ -48,6 +49,26 @@ def test_a_disabled_sensor_is_not_even_imported(table):
     assert sensors == []
     assert {a.reason for a in absences} == {"disabled in the configuration"}
     assert not any(name.startswith("broken_") for name in sys.modules)
+
+
+def test_a_library_that_hangs_when_it_is_opened_holds_up_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "broken_hangs.py").write_text(
+        "import threading\ngate = threading.Event()\n"
+        "class Sensor:\n name = 'hangs'\n def __init__(self, where): gate.wait(60)")
+    (tmp_path / "broken_quick.py").write_text("class Sensor:\n name = 'quick'\n def __init__(self, where): pass")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    table = {name: f"broken_{name}:Sensor" for name in ("hangs", "quick")}
+    began = time.monotonic()
+    sensors, absences = open_all(Surroundings(), table=table, patience_s=0.2, slow=("hangs", "quick"))
+    try:
+        assert time.monotonic() - began < 10
+        assert [s.name for s in sensors] == ["quick"]
+        assert [a.sensor for a in absences] == ["hangs"]
+        assert "within 0.2 s" in absences[0].reason
+    finally:
+        sys.modules["broken_hangs"].gate.set()
+        for name in table:
+            sys.modules.pop(f"broken_{name}", None)
 
 
 def test_an_empty_machine_has_a_reason_for_everything(tmp_path):

@@ -10,7 +10,9 @@ To add one: a file here, a line in `SENSORS`, a fixture tree, a test.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from yprovd.errors import SensorUnavailable
@@ -73,22 +75,47 @@ SENSORS: dict[str, str] = {
 }
 
 
+#: Those that call a vendor's library or firmware when they are opened, which may take seconds, or hang.
+SLOW_TO_OPEN = frozenset(("nvidia", "amd", "cray", "hwmon"))
+
+
 def open_all(
-    where: Surroundings, disabled: Sequence[str] = (), table: Mapping[str, str] = SENSORS
+    where: Surroundings, disabled: Sequence[str] = (), table: Mapping[str, str] = SENSORS,
+    patience_s: float | None = None, slow: Collection[str] = SLOW_TO_OPEN,
 ) -> tuple[list[Sensor], list[Absence]]:
     """Open every sensor of the table. What cannot be opened, for whatever reason, is an absence and not a failure:
-    a vendor's binding may raise anything at import (amdsmi raises KeyError without ROCm)."""
-    sensors: list[Sensor] = []
-    absences: list[Absence] = []
-    for name, target in table.items():
+    a vendor's binding may raise anything at import (amdsmi raises KeyError without ROCm).
+
+    With `patience_s`, those that may be slow are opened in threads, beside each other; one that has not come back by
+    then is an absence, and its thread is left to it. Blocks for that long at most, and for the others."""
+    found: dict[str, Sensor | Absence] = {}
+
+    def attempt(name: str) -> None:
+        found[name] = _open(name, table[name], where)
+
+    opening = {name: threading.Thread(target=attempt, args=(name,), name=f"yprov-open-{name}", daemon=True)
+               for name in table if patience_s is not None and name in slow and name not in disabled}
+    deadline = time.monotonic() + (patience_s or 0.0)
+    for thread in opening.values():
+        thread.start()
+    for name in table:
         if name in disabled:
-            absences.append(Absence(name, "disabled in the configuration"))
-            continue
-        module, _, cls = target.partition(":")
-        try:
-            sensors.append(getattr(importlib.import_module(module), cls)(where))
-        except SensorUnavailable as e:
-            absences.append(Absence(name, e.reason, e.hint))
-        except Exception as e:  # noqa: BLE001  absence has a reason, and a broken binding must not end the daemon
-            absences.append(Absence(name, f"{type(e).__name__}: {e}"))
-    return sensors, absences
+            found[name] = Absence(name, "disabled in the configuration")
+        elif name not in opening:
+            attempt(name)
+    for thread in opening.values():
+        thread.join(max(0.0, deadline - time.monotonic()))
+    late = f"it could not be opened within {patience_s:g} s: a library or firmware does not answer" if opening else ""
+    results = [found.get(name, Absence(name, late, "yprov doctor")) for name in table]
+    return [r for r in results if not isinstance(r, Absence)], [r for r in results if isinstance(r, Absence)]
+
+
+def _open(name: str, target: str, where: Surroundings) -> Sensor | Absence:
+    module, _, cls = target.partition(":")
+    try:
+        sensor: Sensor = getattr(importlib.import_module(module), cls)(where)
+        return sensor
+    except SensorUnavailable as e:
+        return Absence(name, e.reason, e.hint)
+    except Exception as e:  # noqa: BLE001  absence has a reason, and a broken binding must not end the daemon
+        return Absence(name, f"{type(e).__name__}: {e}")
