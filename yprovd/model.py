@@ -36,8 +36,8 @@ class Metric(NamedTuple):
 
     `kind` is `counter` for what only grows (energy, bytes, CPU seconds), else `gauge`; a metric of kind `time` is
     called `<other>.time` and says, in seconds of CLOCK_MONOTONIC, when `<other>` of the same device had its value:
-    vendors' counters have time stamps of their own. `resolution` is the smallest step worth keeping, in `unit`: it chooses the
-    integer unit of the archive (`yprovd.stitch.series.STORAGE`). `device` is None for the node itself.
+    vendors' counters have time stamps of their own. `resolution` is the smallest step worth keeping, in `unit`: it
+    chooses the integer unit of the archive (`yprovd.stitch.series.STORAGE`). `device` is None for the node itself.
     """
 
     name: str
