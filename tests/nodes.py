@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import struct
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
+from tests.sensors import amd_trees
+from tests.sensors.amd_trees import FRONTIER, TABLES, AmdTree, boottime_ns
 from tests.stubs.build import FOLDER, build
 
 HOST = Path(__file__).parent / "fixtures" / "hosts" / "plain"
@@ -216,69 +217,25 @@ class AcpiMeters:
 
 
 class AmdGpus:
-    """GPUs of the amdgpu driver: `gpu_metrics` and what lies beside it, and KFD's topology. By PCI address, in the
-    order of HIP; the load of each, None for a die that has no meter of its own (its driver says 0).
-
-    `siblings`: pairs that share a module, and so the strongest link. `revision`: 3 (MI200) or 4 (MI300)."""
+    """The `gpu_metrics` of a tree's GPUs, alive: power, energy and the time of the reading. The load of each; None for
+    a die that has no meter of its own."""
 
     hz: float = 50
     FIRST_J = 1_000_000
-    USED, TOTAL = 3 << 30, 64 << 30
-    #: revision -> size, where power is, energy (followed by the time), and what stays the same: where, value.
-    _TABLES: ClassVar = {
-        3: (120, 22, 24, {4: 41, 6: 47, 8: 45, 16: 90, 18: 30, 54: 1700, 58: 1600, 68: 0, 70: 0}),
-        4: (288, 10, 24, {4: 47, 6: 45, 12: 90, 14: 30, 40: 0, 42: 0, 240: 2100, 280: 1300})}
 
-    def __init__(
-        self, root: Path, loads: Mapping[str, Load | Turn | None], *, device: str, name: str, revision: int = 3,
-        siblings: Sequence[tuple[str, str]] = (),
-    ) -> None:
-        self._files: list[tuple[InPlace, Load | Turn | None]] = []
-        self._table = self._TABLES[revision]
-        self._revision = revision
-        joined = {a: b for pair in siblings for a, b in (pair, pair[::-1])}
-        for i, (pci, load) in enumerate(loads.items()):
-            folder = root / f"sys/devices/pci{pci[:7]}/{pci}"
-            for file, text in {
-                "vendor": "0x1002", "device": device, "product_name": name, "unique_id": f"{0xd00d0000 + i:016x}",
-                "mem_info_vram_used": self.USED + (i << 20), "mem_info_vram_total": self.TOTAL,
-                "hwmon/hwmon5/name": "amdgpu", "hwmon/hwmon5/power1_cap": 560_000_000,
-            }.items():
-                write(folder / file, f"{text}\n")
-            (folder / f"drm/renderD{128 + i}").mkdir(parents=True)
-            (folder / f"drm/card{i + 1}").mkdir()
-            (folder / f"drm/card{i + 1}/device").symlink_to("../..")
-            (root / "sys/class/drm").mkdir(parents=True, exist_ok=True)
-            (root / f"sys/class/drm/card{i + 1}").symlink_to(folder / f"drm/card{i + 1}")
-            self._files.append((InPlace(folder / "gpu_metrics"), load))
-        write(root / "sys/module/amdgpu/version", "6.16.13\n")
-        self._topology(root, list(loads), joined)
-
-    @staticmethod
-    def _topology(root: Path, order: list[str], joined: dict[str, str]) -> None:
-        base = root / "sys/class/kfd/kfd/topology/nodes"
-        write(base / "0/properties", "cpu_cores_count 64\nsimd_count 0\n")
-        for i, pci in enumerate(order):
-            location = int(pci[5:7], 16) << 8
-            write(base / f"{i + 1}/properties", f"simd_count 440\nlocation_id {location}\ndomain 0\n")
-            for j, other in enumerate(order):
-                bandwidth = 200_000 if joined.get(pci) == other else 50_000
-                if i != j:
-                    write(base / f"{i + 1}/io_links/{j}/properties",
-                          f"type 11\nnode_to {j + 1}\nmax_bandwidth {bandwidth}\n")
+    def __init__(self, tree: AmdTree, loads: Sequence[Load | Turn | None]) -> None:
+        self._gpus = []
+        for i, load in enumerate(loads):
+            path = tree.root / tree.folder(i) / "gpu_metrics"
+            self._gpus.append((InPlace(path), load, TABLES[tree.revision].from_buffer(bytearray(path.read_bytes()))))
 
     def __call__(self, now: float) -> None:
-        size, power, energy, constant = self._table
-        for file, load in self._files:
-            data = bytearray(b"\xff" * size)
-            struct.pack_into("<HBB", data, 0, size, 1, self._revision)
-            for place, value in constant.items():
-                struct.pack_into("<H", data, place, value)
-            at, taken_ns = time.time(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-            joules = self.FIRST_J + load.counted(at) if load is not None else 0.0
-            struct.pack_into("<H", data, power, round(load.power(at)) if load is not None else 0)
-            struct.pack_into("<QQ", data, energy, int(joules * 2**16), taken_ns)
-            file.write(bytes(data))
+        for file, load, table in self._gpus:
+            at, table.system_clock_counter = time.time(), boottime_ns()
+            if load is not None:
+                table.power = round(load.power(at))
+                table.energy_accumulator = int((self.FIRST_J + load.counted(at)) * 2**16)
+            file.write(bytes(table))
 
 
 class Slingshot:
@@ -358,7 +315,7 @@ def grace_hopper(root: Path) -> Node:
 
 
 #: The GCDs of a Frontier node in the order of HIP. Two neighbours are one OAM, and the first one speaks for both.
-GCDS = tuple(f"0000:{bus}:00.0" for bus in ("c1", "c6", "c9", "ce", "d1", "d6", "d9", "de"))
+GCDS = tuple(f"0000:{bus}:00.0" for bus in FRONTIER)
 #: Which OAM each accelerator of pm_counters is: not in the order of the bus.
 ACCELERATORS = {"accel0": 2, "accel1": 3, "accel2": 0, "accel3": 1}
 
@@ -384,17 +341,18 @@ def frontier_in_turns(root: Path) -> Node:
 
 def _frontier(root: Path, oams: Sequence[Load | Turn], pm: Mapping[str, Load | Turn]) -> tuple[Part, ...]:
     host(root)
-    gcds = {pci: oams[i // 2] if i % 2 == 0 else None for i, pci in enumerate(GCDS)}
-    pairs = list(zip(GCDS[::2], GCDS[1::2], strict=True))
-    gpus = AmdGpus(root, gcds, device="0x7408", name="AMD Instinct MI250X", siblings=pairs)
+    tree = amd_trees.frontier(root)
+    for i in range(8):
+        for j in range(i):
+            tree.link(i, j, 200_000 if i // 2 == j // 2 else 50_000)
+    gpus = AmdGpus(tree, [oams[i // 2] if i % 2 == 0 else None for i in range(8)])
     return PmCounters(root, pm), gpus, Slingshot(root, 4, 1e6)
 
 
 def mi300a(root: Path) -> Node:
     """4 x MI300A: processor, memory and GPU in one package with one meter."""
     host(root)
+    tree = amd_trees.mi300a(root)
     since = time.time() - 10
-    loads: dict[str, Load | None] = {f"0000:{i:02x}:00.0": Load(350.0 + 20 * i, 5.0, since) for i in range(1, 5)}
-    gpus = AmdGpus(root, loads, device="0x74a0", name="AMD Instinct MI300A", revision=4)
-    metered = {pci: load for pci, load in loads.items() if load is not None}
-    return Node(root, metered, metered, (gpus,))
+    loads = {pci: Load(350.0 + 20 * i, 5.0, since) for i, pci in enumerate(tree.gpus)}
+    return Node(root, loads, loads, (AmdGpus(tree, list(loads.values())),))

@@ -3,7 +3,9 @@ a run would be started from here."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -18,6 +20,7 @@ import pytest
 from tests.running import yprov
 from tests.standins import StandIns
 from yprov import doctor
+from yprov.cli import _own_stdout
 from yprov.doctor import Source
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-6]", "SLURM_JOB_NUM_NODES": "6"}
@@ -150,6 +153,18 @@ def test_reads_that_fail_and_what_cannot_be_opened_have_their_reasons(fakes: Cal
     assert (found["refused"].reason, found["refused"].hint) == ("not for you", "ask")
     assert "no_such_library" in found["broken"].reason
     assert not any(s.readable for s in found.values())
+
+
+def test_a_library_that_hangs_while_it_is_kept_quiet_does_not_take_our_output(
+    capfd: pytest.CaptureFixture[str]
+) -> None:
+    with _own_stdout():
+        sys.stdout = io.StringIO()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
+    print("still here")
+    assert capfd.readouterr().out == "still here\n"
 
 
 def test_no_thread_is_left_of_sources_that_answer(fakes: Callable[..., dict[str, str]]) -> None:

@@ -14,6 +14,7 @@ import xarray as xr
 
 from tests import nodes
 from tests.running import attribute, document, environment, only_run, yprov
+from tests.stubs.amd_smi import AmdSmiNode
 
 #: Of the energy by counters with time stamps of their own, and of power that is integrated.
 COUNTED, INTEGRATED = 1e-3, 1e-2
@@ -26,7 +27,7 @@ class Recorded:
 
     def __init__(self, node: nodes.Node, cwd: Path, seconds: float, **environ: str) -> None:
         with nodes.Driver(*node.parts):
-            done = yprov("run", "--scheduler", "none", "--root", str(node.root), "--", "sleep", str(seconds), cwd=cwd,
+            done = yprov("run", "--scheduler", "none", "--root", node.root.name, "--", "sleep", str(seconds), cwd=cwd,
                          env={k: v for k, v in environment(**environ).items() if k not in CHOOSING or k in environ})
         assert done.returncode == 0, done.stderr
         self.said = done.stderr
@@ -136,8 +137,8 @@ def test_a_frontier_node(record: Record) -> None:
     assert recorded.figure("gpuEnergyJ") == pytest.approx(
         sum(rows[f"socket/{oam}"]["energy"] for oam in node.gpus), rel=1e-9)
     series = recorded.group("gpu")
-    assert series.gpu_memory_usage.isel(time=1).values.tolist() == [3072 + i for i in range(8)]  # MiB
-    assert series.gpu_utilization.isel(time=1).values.tolist() == [90] * 8  # percent
+    assert series.gpu_memory_usage.isel(time=1).values.tolist() == [10] * 8  # MiB
+    assert series.gpu_utilization.isel(time=1).values.tolist() == [10 * i for i in range(8)]  # percent
     assert list(recorded.attributes("cxi")) == ["cxi0", "cxi1", "cxi2", "cxi3"]
 
 
@@ -162,13 +163,16 @@ def test_four_mi300a(record: Record) -> None:
 def test_a_report_of_a_frontier_node_answers_what_documents_leave_open(tmp_path: Path) -> None:
     """Each module is loaded after the other, as a user would do it to find out which is which."""
     node = nodes.frontier_in_turns(tmp_path / "root")
+    AmdSmiNode(node.root)
     with nodes.Driver(*node.parts):
         done = yprov("doctor", "--probe", "6", "--root", str(node.root), cwd=tmp_path)
     report = json.loads((tmp_path / done.stdout.splitlines()[-1]).read_text())
     seen = {point["point"]: point for point in report["open_points"]}
-    assert seen["dies without a meter of their own"]["seen"] == "4 x an energy counter, 4 x no energy counter: 0"
+    assert seen["dies without a meter of their own"]["seen"] == (
+        "4 x an energy counter, 4 x no energy counter: 0, "
+        "4 x an energy counter (library), 4 x an energy of 0 (library)")
     assert set(seen["reading gpu_metrics"]["data"]) == {
-        f"/sys/class/drm/card{i}/device/gpu_metrics" for i in range(1, 9)}
+        f"/sys/class/drm/card{i}/device/gpu_metrics" for i in range(8)}
     matches = report["pairs"]["matches"]
     assert {a: m["with"] for a, m in matches.items()} == {
         f"cray/{a}": f"socket/oam-{nodes.GCDS[2 * i]}" for a, i in nodes.ACCELERATORS.items()}

@@ -22,9 +22,9 @@ import pytest
 from tests import nodes
 from tests.running import environment, start, yprov
 from yprov import probe, sightings
+from yprov.discretion import Discretion
 from yprov.findings import Pairs
 from yprov.seen import Meter, Seen
-from yprov.sightings import Discretion
 from yprov.watching import Watch
 from yprovd.errors import YprovError
 from yprovd.model import Device, Metric

@@ -45,6 +45,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from yprov import doctor, sightings
+from yprov.discretion import Discretion
 from yprov.findings import Pairs, device_of, open_points
 from yprov.seen import DISTINCT
 from yprov.watching import CALL_S, OPEN_S, Watch, Worker, watch_all
@@ -80,7 +81,7 @@ def take(
     looked = {name: _bounded(name, look) for name, look in {
         "paths": lambda: sightings.paths(root), "cards": lambda: sightings.cards(root),
         "topology": lambda: sightings.topology(root), "identity": lambda: sightings.identity(root)}.items()}
-    library = {}
+    library: dict[str, Any] = {}
     if looked["cards"]:
         library = _bounded("library", lambda: sightings.library(doctor.surroundings(root))) or {"outcome": "hangs"}
     doc: dict[str, Any] = {
@@ -93,11 +94,11 @@ def take(
         "sources": sources, "devices": _devices(watches),
         "metrics": [row for w in watches for row in _metrics(w)],
         "meters": [row for w in watches for row in _meters(w)], "modules": _modules(watches),
-        "pairs": pairs.result(), "library": library, "cards": looked["cards"] or [], "topology": looked["topology"] or [],
-        "paths": looked["paths"] or [],
+        "pairs": pairs.result(), "library": library, "cards": looked["cards"] or [],
+        "topology": looked["topology"] or [], "paths": looked["paths"] or [],
     }
     doc["open_points"] = open_points(doc)
-    return cast(dict[str, Any], sightings.Discretion(anonymous=anonymous).document(_finite(doc)))
+    return cast(dict[str, Any], Discretion(anonymous=anonymous).document(_finite(doc)))
 
 
 def ensure_writable(folder: Path) -> None:
@@ -116,11 +117,21 @@ def write(doc: Mapping[str, Any], folder: Path) -> Path:
     path = folder / f"yprov-probe-{doc['host']['host'].partition('.')[0]}-{stamp}.json"
     try:
         beside = path.with_suffix(".tmp")
-        beside.write_text(json.dumps(doc, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        beside.write_text(_text(doc), encoding="utf-8")
         beside.rename(path)
     except OSError as e:
         raise YprovError(f"cannot write `{path}`: {e.strerror}", hint="is there room on the disk?") from None
     return path
+
+
+def _text(doc: Mapping[str, Any]) -> str:
+    """JSON with a line for each row: half the size of an indented one, and easier to look through."""
+    def text(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+    parts = [f"{text(name)}: " + ("[\n  " + ",\n  ".join(map(text, value)) + "\n ]" if isinstance(value, list) and value
+                                  else text(value)) for name, value in doc.items()]
+    return "{\n " + ",\n ".join(parts) + "\n}\n"
 
 
 @contextmanager

@@ -47,7 +47,8 @@ def _xcp(jpeg: int, below: int) -> type[ctypes.Structure]:
 
 _TAIL = "u16 num_partition, xcp xcp_stats[8], u32 pcie_lc_perf"
 _V7 = (_HEADER, _TEMPERATURES, _ACTIVITY, "u64 mem_max_bandwidth", _ENERGY, _RESIDENCIES,
-       "u32 gfxclk_lock_status", _LINKS, _ACCUMULATED, _PCIE, _NAK, _XGMI, "u16 xgmi_link_status[8], u16 padding", _CLOCKS, _TAIL)
+       "u32 gfxclk_lock_status", _LINKS, _ACCUMULATED, _PCIE, _NAK, _XGMI, "u16 xgmi_link_status[8], u16 padding",
+       _CLOCKS, _TAIL)
 #: name -> the C structure. `1.6` is that of kernels before 6.11, `1.6b` the later one.
 TABLES: dict[str, type[ctypes.Structure]] = {
     "1.3": _declare(

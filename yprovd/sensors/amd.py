@@ -76,17 +76,18 @@ class _Mine(NamedTuple):
 
 
 class Oam:
-    """The meter of two dies, of which one gives what both use. `rows`: positions of the two in a reading.
+    """The meter of two dies, of which one gives what both use. `rows`: positions of the two in a reading. `energies`:
+    what they have counted so far, 0 for nothing.
 
     Which one it is may be unknown at first (no counter has begun yet). If both come to count, they are no pair, or the
     driver does what we do not know: then there is no value, rather than half or twice of it.
     """
 
-    def __init__(self, rows: tuple[int, int]) -> None:
+    def __init__(self, rows: tuple[int, int], energies: tuple[float, float]) -> None:
         self._rows = rows
-        self._first = [0.0, 0.0]
+        self._first = [energy if energy > 0 else 0.0 for energy in energies]
         self._counts = [False, False]
-        self._primary = -1
+        self._primary = next((die for die in (0, 1) if self._first[die]), -1)
 
     def read(self, rows: Sequence[_Values], clock: Boottime) -> _Values:
         for die, at in enumerate(self._rows):
@@ -217,7 +218,8 @@ def _plan(backend: Backend, mine: Sequence[_Mine]) -> tuple[Callable[[], list[fl
         if shared:
             about["shared"] = True
         metrics += _metrics(Device("socket", _socket(pci, siblings), gpus[at[pci]].name, about), _METER, ())
-        oams.append(Oam((place[at[pci]], place[at[siblings[pci]]])))
+        dies = at[pci], at[siblings[pci]]
+        oams.append(Oam((place[dies[0]], place[dies[1]]), (rows[dies[0]][ENERGY], rows[dies[1]][ENERGY])))
 
     def read() -> list[float]:
         rows, clock = backend.read(wanted), Boottime()
@@ -258,7 +260,10 @@ def _about(backend: Backend, gpu: Gpu, mine: _Mine) -> dict[str, Scalar]:
 
 def _meter_of(gpu: Gpu) -> dict[str, Scalar]:
     apu = gpu.device_id == _MI300A or "MI300A" in gpu.name.upper()
-    return {"meter": "module" if apu else "gpu", "summed": True, "energy_unit_j": ENERGY_UNIT}
+    units: dict[str, Scalar] = {"energy_unit_j": ENERGY_UNIT}
+    if not math.isnan(gpu.library_unit_j):
+        units["library_energy_unit_j"] = gpu.library_unit_j
+    return {"meter": "module" if apu else "gpu", "summed": True, **units}
 
 
 def _metrics(device: Device, *parts: Sequence[str] | dict[str, _Row]) -> list[Metric]:

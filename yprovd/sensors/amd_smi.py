@@ -111,8 +111,8 @@ class AmdSmi:
         return gpu._replace(
             name=gpu.name if market == "N/A" or not gpu.name.startswith("AMD GPU ") else market,
             uuid=gpu.uuid or uuid, order=gpu.order or ((node,) if isinstance(node, int) else ()), hidden=False,
-            fields=device.fields,
-            about={**gpu.about, "clock_reasons": device.reasons, "library_energy_unit_j": device.unit_uj / 1e6})
+            fields=device.fields, about={**gpu.about, "clock_reasons": device.reasons},
+            library_unit_j=device.unit_uj / 1e6)
 
 
 class _Device:

@@ -50,7 +50,7 @@ _NAMES = {
 class Gpu(NamedTuple):
     """A GPU as its driver shows it. `order`: where HIP counts it, one number for each partition; () when unknown.
     `hidden`: the device cgroup has others and not this one. `joined`: see `amd_oam`. `fields`: those of COLUMNS that it
-    may have. `about`: more for the record."""
+    may have. `about`: more for the record. `library_unit_j`: what the library takes for the unit of energy."""
 
     pci: str
     device_id: int
@@ -62,7 +62,8 @@ class Gpu(NamedTuple):
     hidden: bool
     joined: str
     fields: frozenset[str]
-    about: Mapping[str, str | float]
+    about: Mapping[str, str]
+    library_unit_j: float = math.nan
 
 
 class _Node(NamedTuple):
@@ -89,15 +90,18 @@ class _Card:
 
     def read_cap(self) -> None:
         """In W. The number in the name of its folder is another one each time that the driver is loaded."""
-        try:
+        self.cap = math.nan
+        for _ in range(2):
             if self.limit is None:
                 found = sorted(glob.glob(os.path.join(glob.escape(self.folder), "hwmon/hwmon*/power1_cap")))
-                self.limit = KeptFile(found[0], 32) if found else None
-            word = b"" if self.limit is None else self.limit.read()
-        except OSError:
-            self.close_limit()
-            word = b""
-        self.cap = _number(word.decode("ascii", "replace").strip()) / 1e6
+                if not found:
+                    return
+                self.limit = KeptFile(found[0], 32)
+            try:
+                self.cap = _number(self.limit.read().decode("ascii", "replace").strip()) / 1e6
+                return
+            except OSError:
+                self.close_limit()
 
     def close_limit(self) -> None:
         if self.limit is not None:
@@ -166,22 +170,22 @@ class Sysfs:
             if layout is None or data[:4] != layout.header or len(data) < layout.size:
                 card.layout = layout = gpu_metrics.layout_of(data)
             values, residencies = layout.values(data)
+            if residencies:
+                values[REASONS] = gpu_metrics.grown(card.residencies, residencies)
+                card.residencies = residencies
+            if began >= card.cap_due:
+                card.cap_due = began + CAP_PERIOD_S
+                card.read_cap()
         except (OSError, ValueError):
-            values, residencies = [math.nan] * len(gpu_metrics.FIELDS), ()
+            values = [math.nan] * len(gpu_metrics.FIELDS)
+            card.cap, card.cap_due = math.nan, -math.inf
         try:
-            values.append(float(card.used.read()))
+            values += (float(card.used.read()), card.total, card.cap)
         except (OSError, ValueError):
-            values.append(math.nan)
-        if began >= card.cap_due:
-            card.cap_due = began + CAP_PERIOD_S
-            card.read_cap()
+            values += (math.nan, math.nan, card.cap)
         ended = self._clock()
         if ended - began > SLOW_S:
             card.rest_until = ended + min(REST * (ended - began), _MOST_REST_S)
-        if residencies:
-            values[REASONS] = gpu_metrics.grown(card.residencies, residencies)
-            card.residencies = residencies
-        values += (card.total, card.cap)
         return values
 
     def close(self) -> None:
