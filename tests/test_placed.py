@@ -6,8 +6,10 @@ import functools
 import json
 import os
 import shutil
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +274,17 @@ def test_a_node_that_does_not_see_the_runs_directory_says_so_and_spoils_no_statu
     assert "that all nodes of the job share" in said
 
 
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """What the code under test does with signals is undone."""
+    before = {s: signal.getsignal(s) for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)}
+    yield
+    for signum, handler in before.items():
+        if handler is not None and signal.getsignal(signum) != handler:
+            signal.signal(signum, handler)
+
+
+@pytest.mark.usefixtures("own_signals")
 def test_a_collector_that_crashes_is_started_again_and_one_that_has_ended_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
