@@ -134,6 +134,16 @@ def test_a_secondary_die_is_found_however_it_is_silent(host, opened, node, how, 
     assert of(sensor, "hw.energy", read) == pytest.approx(expected, abs=99)
 
 
+def test_single_calls_count_in_the_same_unit(host, opened, node):
+    stub = AmdSmiNode(host.root)
+    stub.no_table(1)
+    sensor = opened(AmdSensor(host.where()))
+    for gcd in (0, 2, 4, 6):
+        stub.power(gcd, 0)
+    now = boottime_ns()
+    assert of(sensor, "hw.energy") == {oam: stub.joules(2 * i, now) for i, oam in enumerate(OAMS)}
+
+
 def test_single_calls_give_the_same_as_the_table(host, opened, node):
     stub = AmdSmiNode(host.root)
     reads = []
@@ -337,8 +347,9 @@ def test_what_they_print_is_not_on_standard_output(host, node, fits):
     init = stub.rocm / "share/amd_smi/amdsmi/__init__.py"
     more = "import os\nprint('Unable to find libamd_smi.so')\nos.system('echo from a process')\n"
     init.write_text(more + (init.read_text() if fits else "raise KeyError('libamd_smi.so')\n"))
-    done = subprocess.run([sys.executable, "-c", _PRINTING, str(host.root)], cwd=ROOT, capture_output=True, text=True,
-                          check=True)
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}  # Python's waits, too
+    done = subprocess.run([sys.executable, "-c", _PRINTING, str(host.root)], cwd=ROOT, env=environ,
+                          capture_output=True, text=True, check=True)
     assert done.stdout == "before\nafter\n"
     assert ("KeyError" in done.stderr) is not fits
 
