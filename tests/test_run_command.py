@@ -327,6 +327,13 @@ def test_a_command_shorter_than_a_sample_has_the_kernels_figures(tmp_path: Path)
     assert attribute(run, "energyJ") is None
 
 
+def test_a_peak_that_is_only_ours_is_not_told_as_the_commands(tmp_path: Path) -> None:
+    done = yprov("run", "--interval", "60", "--", "true", cwd=tmp_path)
+    run = document(only_run(tmp_path))["activity"]["run"]
+    assert (attribute(run, "peakMemoryBytes"), attribute(run, "rusageMaxRssBytes")) == (None, None)
+    assert "peak" not in done.stderr
+
+
 def test_a_run_without_its_run_json_is_stitched_from_the_spool_alone(tmp_path: Path) -> None:
     assert yprov("run", "-q", "--keep-spool", "--name", "alone", "--", "true", cwd=tmp_path).returncode == 0
     run_dir = only_run(tmp_path)

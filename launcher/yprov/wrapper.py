@@ -131,6 +131,9 @@ class Wrapper:
         self._wait_for(capture, 10.0)
         if self.asking is not None:
             self._wait_for(self.asking, ASK_S)
+            if self.asking.is_alive():
+                reason = "Slurm had not answered when the run ended: this is what its variables tell"
+                self.spool.write(Kind.RUN, {"scheduler": {"missing": {"job": reason}}})
         closing = threading.Thread(target=files.close, args=(FINISH_S,), name="yprov-files-end", daemon=True)
         closing.start()
         self._wait_for(closing, FINISH_S + 1.0)
@@ -226,6 +229,7 @@ class Wrapper:
         def ask() -> None:
             # At once, for a run that is over before Slurm has answered.
             if told := allocation.told_by_environment(os.environ):
+                told.pop("missing", None)
                 self.spool.write(Kind.RUN, {"scheduler": told})
             facts = allocation.facts_of(job, self.run_dir / "source")
             self.spool.write(Kind.RUN, {"scheduler": facts})
