@@ -243,10 +243,16 @@ def test_energy_has_the_time_of_its_own_stamp(host, opened, node):
 def test_a_clock_that_counted_while_the_machine_slept_is_converted(host, opened, node, monkeypatch):
     slept = 30
     real = time.clock_gettime_ns
+    sensor = opened(AmdSensor(host.where()))
     monkeypatch.setattr(time, "clock_gettime_ns",
                         lambda id: real(id) + (slept * 10**9 if id == time.CLOCK_BOOTTIME else 0))
     node.set(0)
-    assert of(opened(AmdSensor(host.where())), "hw.energy.time")[OAMS[0]] == pytest.approx(time.monotonic(), abs=5)
+    assert of(sensor, "hw.energy.time")[OAMS[0]] == pytest.approx(time.monotonic(), abs=5)
+
+
+def test_one_stamp_is_one_time(host, opened, node):
+    sensor = opened(AmdSensor(host.where()))
+    assert len({of(sensor, "hw.energy.time")[OAMS[0]] for _ in range(50)}) == 1
 
 
 @pytest.mark.parametrize("stamp", [0, 2**64 - 1, 1])

@@ -221,8 +221,11 @@ def _plan(backend: Backend, mine: Sequence[_Mine]) -> tuple[Callable[[], list[fl
         dies = at[pci], at[siblings[pci]]
         oams.append(Oam((place[dies[0]], place[dies[1]]), (rows[dies[0]][ENERGY], rows[dies[1]][ENERGY])))
 
+    clock = Boottime()
+
     def read() -> list[float]:
-        rows, clock = backend.read(wanted), Boottime()
+        rows = backend.read(wanted)
+        clock.look()
         values: list[float] = []
         for at, metering, get in steps:
             row = rows[at]

@@ -38,6 +38,8 @@ SLOW_S, REST = 0.5, 20
 _MOST_REST_S = 60.0
 #: A time stamp that is further from now than this is not a time of this reading (ns).
 _NOW_NS = 60_000_000_000
+#: A change of less than this is what reading two clocks one after the other takes (ns).
+_SLEPT_NS = 1_000_000
 
 _XGMI = "11"
 _NAMES = {
@@ -126,7 +128,9 @@ class Sysfs:
             numbers[node.pci] = (*numbers.get(node.pci, ()), node.number)
         at = {node.number: node.pci for node in nodes}
         joined = {node.pci: strongest({at[to]: bw for to, bw in node.links.items() if to in at}) for node in nodes}
-        driver = _driver(root)
+        driver = read_word(os.path.join(root, "sys/module/amdgpu/version")) or \
+            "Linux " + read_word(os.path.join(root, "proc/sys/kernel/osrelease"))
+        full = {_same(pci): pci for pci in map(os.path.basename, folders)}
         self.gpus: list[Gpu] = []
         for card, folder in zip(self._cards, folders, strict=True):
             pci = os.path.basename(folder)
@@ -134,7 +138,7 @@ class Sysfs:
             fields, about = self._open(card, pci)
             self.gpus.append(_gpu(
                 folder, driver, numbers.get(key, ()), some_hidden and bool(nodes) and key not in numbers,
-                _full(joined.get(key, ""), folders), fields, about))
+                full.get(joined.get(key, ""), ""), fields, about))
 
     def _open(self, card: _Card, pci: str) -> tuple[frozenset[str], dict[str, str]]:
         """What it may deliver, and what to record of its table. A GPU that fails now may come back."""
@@ -200,8 +204,16 @@ class Boottime:
     is not of this reading (0, or a minute off) becomes the time of the reading."""
 
     def __init__(self) -> None:
+        self._mono_ns = self._ahead_ns = 0
+        self.look()
+
+    def look(self) -> None:
+        """Once per reading. The two clocks differ by a constant, until the machine sleeps: what is measured each time
+        differs by microseconds, which would make two times of one."""
         self._mono_ns = time.monotonic_ns()
-        self._ahead_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self._mono_ns
+        ahead_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self._mono_ns
+        if abs(ahead_ns - self._ahead_ns) > _SLEPT_NS:
+            self._ahead_ns = ahead_ns
 
     def seconds(self, stamp_ns: float) -> float:
         mono_ns = stamp_ns - self._ahead_ns
@@ -239,11 +251,6 @@ def _gpu(
     return Gpu(os.path.basename(folder), device_id, name, f"GPU-{unique}" if unique.strip("0") else "",
                int(renders[0]) if renders else -1, driver, order, hidden, joined, fields,
                {**about, "partition": partition} if partition else about)
-
-
-def _driver(root: str) -> str:
-    version = read_word(os.path.join(root, "sys/module/amdgpu/version"))
-    return version or "Linux " + read_word(os.path.join(root, "proc/sys/kernel/osrelease"))
 
 
 def _topology(root: str) -> tuple[list[_Node], bool]:
@@ -287,7 +294,3 @@ def _listed(folder: str) -> list[str]:
 def _same(pci: str) -> str:
     """Without the function: KFD writes the number of a partition there."""
     return pci.partition(".")[0]
-
-
-def _full(key: str, folders: Sequence[str]) -> str:
-    return next((pci for f in folders if key and _same(pci := os.path.basename(f)) == key), "")
