@@ -58,6 +58,16 @@ def test_shorter_file_is_found(run_dir: Path) -> None:
     assert validate_run(run_dir) == ["ro-crate-metadata.json: the file `logs/stdout.log` has 4 bytes and not 6"]
 
 
+def test_a_log_that_has_grown_since_is_as_it_was_and_one_that_was_changed_is_not(run_dir: Path) -> None:
+    log = run_dir / "logs/stdout.log"
+    was = log.read_bytes()
+    log.write_bytes(was + b"more")
+    assert validate_run(run_dir) == []
+    log.write_bytes(b"x" + was[1:] + b"more")
+    assert validate_run(run_dir) == [
+        f"ro-crate-metadata.json: the file `logs/stdout.log` has {len(was) + 4} bytes and not {len(was)}"]
+
+
 def test_missing_file_is_found(run_dir: Path) -> None:
     (run_dir / "source/train.py").unlink()
     assert validate_run(run_dir) == ["ro-crate-metadata.json: the file `source/train.py` is listed and missing"]
