@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.stitch.golden.small import make_run_dir, small_attribution, small_record, small_series
+from yprovd.stitch import validate
 from yprovd.stitch.crate import build_crate
 from yprovd.stitch.provenance import build_document
 from yprovd.stitch.validate import check_document, validate_run
@@ -58,14 +59,27 @@ def test_shorter_file_is_found(run_dir: Path) -> None:
     assert validate_run(run_dir) == ["ro-crate-metadata.json: the file `logs/stdout.log` has 4 bytes and not 6"]
 
 
-def test_a_log_that_has_grown_since_is_as_it_was_and_one_that_was_changed_is_not(run_dir: Path) -> None:
+def test_a_log_may_have_grown_only_where_the_command_had_not_ended(run_dir: Path) -> None:
     log = run_dir / "logs/stdout.log"
     was = log.read_bytes()
+    grown = f"ro-crate-metadata.json: the file `logs/stdout.log` has {len(was) + 4} bytes and not {len(was)}"
     log.write_bytes(was + b"more")
-    assert validate_run(run_dir) == []
+    assert crate_problems(run_dir, ended=True) == [grown]
+    assert crate_problems(run_dir, ended=False) == []
     log.write_bytes(b"x" + was[1:] + b"more")
-    assert validate_run(run_dir) == [
-        f"ro-crate-metadata.json: the file `logs/stdout.log` has {len(was) + 4} bytes and not {len(was)}"]
+    assert crate_problems(run_dir, ended=False) == [grown]
+
+
+def test_whether_the_command_had_ended_is_told_by_its_exit_status() -> None:
+    assert validate._has_ended({"activity": {"run:run": {"yp:exitCode": 0}}})
+    assert not validate._has_ended({"activity": {"run:run": {}}})
+    assert validate._has_ended(None)
+
+
+def crate_problems(run_dir: Path, *, ended: bool) -> list[str]:
+    problems: list[str] = []
+    validate._crate(run_dir, problems, ended=ended)
+    return problems
 
 
 def test_missing_file_is_found(run_dir: Path) -> None:

@@ -52,7 +52,7 @@ def validate_run(run_dir: Path) -> list[str]:
     every series. Never raises."""
     problems: list[str] = []
     document = _guarded(problems, PROV_FILE, lambda: _prov(run_dir, problems))
-    _guarded(problems, CRATE_FILE, lambda: _crate(run_dir, problems))
+    _guarded(problems, CRATE_FILE, lambda: _crate(run_dir, problems, ended=_has_ended(document)))
     _guarded(problems, SERIES_DIR, lambda: _series(run_dir, document or {}, problems))
     return problems
 
@@ -269,7 +269,13 @@ class _Document:
 # ro-crate-metadata.json
 
 
-def _crate(run_dir: Path, problems: list[str]) -> None:
+def _has_ended(document: dict[str, Any] | None) -> bool:
+    """Whether the command had ended when the archive was made: else its logs may have grown since."""
+    run = ((document or {}).get("activity") or {}).get("run:run")
+    return not isinstance(run, dict) or "yp:exitCode" in run
+
+
+def _crate(run_dir: Path, problems: list[str], *, ended: bool) -> None:
     doc = _read_json(run_dir, CRATE_FILE, problems)
     if doc is None:
         return
@@ -300,7 +306,7 @@ def _crate(run_dir: Path, problems: list[str]) -> None:
     listed = set(_references(root.get("hasPart")))
     for identifier, entity in entities.items():
         if "File" in _types(entity):
-            _crate_file(run_dir, identifier, entity, wrong)
+            _crate_file(run_dir, identifier, entity, wrong, ended=ended)
             if identifier not in listed:
                 wrong(f"`{path_of_id(identifier)}` is no part of the root")
     files = {path_of_id(i) for i, e in entities.items() if "File" in _types(e)}
@@ -317,7 +323,9 @@ def _crate(run_dir: Path, problems: list[str]) -> None:
         wrong(f"`{SERIES_DIR}/` is listed and missing")
 
 
-def _crate_file(run_dir: Path, identifier: str, entity: dict[str, Any], wrong: Callable[[str], None]) -> None:
+def _crate_file(
+    run_dir: Path, identifier: str, entity: dict[str, Any], wrong: Callable[[str], None], *, ended: bool
+) -> None:
     name = path_of_id(identifier)
     if os.path.isabs(name) or ".." in Path(name).parts:
         wrong(f"the file `{name}` lies outside of the crate")
@@ -331,7 +339,7 @@ def _crate_file(run_dir: Path, identifier: str, entity: dict[str, Any], wrong: C
     except OSError as e:
         wrong(f"the file `{name}` cannot be read: {e.strerror}")
         return
-    if name.startswith("logs/") and _began_as(path, entity, size):
+    if not ended and name.startswith("logs/") and _began_as(path, entity, size):
         return  # a program that outlived the archive (daemons make it when a job's time is up) has written on
     if entity.get("contentSize") != str(size):
         wrong(f"the file `{name}` has {size} bytes and not {entity.get('contentSize')}")
