@@ -29,7 +29,7 @@ def tree_of(folder: Path) -> str:
         relative = path.relative_to(folder)
         if ".git" in relative.parts or (path.is_dir() and not path.is_symlink()):
             continue
-        mode = LINK if path.is_symlink() else EXECUTABLE if os.access(path, os.X_OK) and path.stat().st_mode & 0o100 else FILE
+        mode = LINK if path.is_symlink() else EXECUTABLE if path.stat().st_mode & 0o100 else FILE
         out.append((os.fsencode(relative), mode, file_digest(path)))
     return directory_id(out)
 
