@@ -9,13 +9,13 @@ RUN     config (`RunConfig.to_json`), started_ns, user, uid, environment {...}, 
         {placed_by, fallbacks, expected, ready, dark}, previous {run_id, directory}...; several are merged
 END     state, reason, exit_code?, signal?, ended_ns, rusage? {user_s, system_s, max_rss_bytes}; with by_scheduler:
         true it is what the scheduler said of the job's end, whoever asked
-FILE    t, role ("input"|"output"|"model"|"code"), path, name, context?, epoch?, copy: a declaration
+FILE    t, role ("input"|"output"|"dataset"|"model"|"code"), path, name, context?, epoch?, copy: a declaration
 FACTS   path, t (of the declaration), source (of the declaration, hex), size?, sha256?, modified_ns?, stored?, reason?
 LOSS    events (calls that the source has left out so far), pushed_out (frames given up; the gap counts them), why
 TASK    tasks [row, ...]: ranks of the job that began and ended on a node (see `yprovd.tasks`)
 NOTE    text, t: something that happened to the run (a daemon started again)
-EVENTS  {"e": "param", t, name, value}; {"e": "begin", t, id, parent, kind ("context"|"epoch"|"span"), name, context,
-        epoch}; {"e": "end", t, id}; {"e": "event", t, name, attributes, context, epoch};
+EVENTS  {"e": "param", t, name, value, role? ("output")}; {"e": "begin", t, id, parent, kind ("context"|"epoch"|"span"),
+        name, context, epoch}; {"e": "end", t, id}; {"e": "event", t, name, attributes, context, epoch};
         {"e": "exit", t, logged, dropped}: the last one of a process that ended in order
 """
 
@@ -105,10 +105,13 @@ class Span:
 
 @dataclass(frozen=True)
 class Param:
+    """`role`: "input", what was set, or "output", what came out."""
+
     name: str
     value: Any
     process: int
     wall_ns: int
+    role: str = "input"
 
 
 @dataclass(frozen=True)
@@ -512,7 +515,8 @@ def _events(
                 elif kind == "end":
                     ended[p, e["id"]] = (t, t + offset)
                 elif kind == "param":
-                    params.append(Param(str(e["name"]), e["value"], p, t + offset))
+                    role = "output" if e.get("role") == "output" else "input"
+                    params.append(Param(str(e["name"]), e["value"], p, t + offset, role))
                 elif kind == "event":
                     events.append(PointEvent(str(e["name"]), e["attributes"], e["context"], e["epoch"], p, t + offset))
                 elif kind == "exit":
