@@ -594,6 +594,24 @@ for k in range(2000):
     assert done.stderr == "yprov: 1 events were not recorded: they cannot be written\n"
 
 
+def test_results_and_datasets_say_what_they_are(tmp_path: Path) -> None:
+    said = said_by(f"""
+import yprov
+yprov.log_param("lr", 0.1)
+yprov.log_params({{"best": {{"lr": 0.3}}}}, role="output")
+yprov.log_param("odd", 1, role="both")
+with yprov.context("training"):
+    yprov.log_dataset("digits", {str(tmp_path)!r} + "/digits.csv")
+""")
+    assert [(e["name"], e["value"], e.get("role", "input")) for e in said.of("param")] == [
+        ("lr", 0.1, "input"), ("best.lr", 0.3, "output")]
+    (declared,) = said.files
+    assert (declared["role"], declared["name"], declared["path"], declared["context"]) == (
+        "dataset", "digits", f"{tmp_path}/digits.csv", "training")
+    assert said.exit is not None
+    assert said.exit["dropped"] == 1
+
+
 # -- how it ends -------------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,8 @@ MOST_METRICS = 10
 
 def final_metrics(table: MetricTable, processes: list[Process]) -> dict[tuple[str | None, int], str]:
     """{(context, epoch): JSON `{"loss": 0.25}`}: for each metric the last value that the lowest of the ranks that
-    logged it gave in the epoch, the names in order, at most `MOST_METRICS`; NaN and infinity as text."""
+    logged it gave in the epoch, to seven digits (the series hold them all), the names in order, at most `MOST_METRICS`;
+    NaN and infinity as text."""
     of_epochs = np.array([epoch is not None for _name, _context, epoch in table.keys], dtype=bool)
     rows = np.flatnonzero(of_epochs[table.key]) if len(of_epochs) else np.zeros(0, dtype=np.int64)
     if not len(rows):
@@ -33,5 +34,5 @@ def final_metrics(table: MetricTable, processes: list[Process]) -> dict[tuple[st
         name, context, epoch = table.keys[k]
         if epoch is not None:
             value = float(table.value[row])
-            out.setdefault((context, epoch), {})[name] = value if math.isfinite(value) else str(value)
+            out.setdefault((context, epoch), {})[name] = float(f"{value:.7g}") if math.isfinite(value) else str(value)
     return {where: json_text(dict(sorted(values.items())[:MOST_METRICS])) for where, values in out.items()}

@@ -174,13 +174,16 @@ def _counted(blocks: list[Samples], name: str) -> int:
     """The sum of one of the sampler's counters, which start at 0 with every daemon."""
     out = 0.0
     for block in blocks:
-        for column, metric in enumerate(block.schema.metrics):
-            if metric.name == name:
-                values = block.values[:, column]
-                values = values[np.isfinite(values)]
-                if len(values):
-                    steps = np.diff(values, prepend=0.0)
-                    out += float(np.where(steps >= 0, steps, values).sum())
+        columns = [column for column, metric in enumerate(block.schema.metrics) if metric.name == name]
+        values = block.values[:, columns]
+        if np.isfinite(values).all():
+            steps = np.diff(values, axis=0, prepend=0.0)
+            out += float(np.where(steps >= 0, steps, values).sum())
+            continue
+        for column in values.T:
+            there = column[np.isfinite(column)]
+            steps = np.diff(there, prepend=0.0)
+            out += float(np.where(steps >= 0, steps, there).sum())
     return round(out)
 
 
