@@ -599,7 +599,6 @@ def test_results_and_datasets_say_what_they_are(tmp_path: Path) -> None:
 import yprov
 yprov.log_param("lr", 0.1)
 yprov.log_params({{"best": {{"lr": 0.3}}}}, role="output")
-yprov.log_param("odd", 1, role="both")
 with yprov.context("training"):
     yprov.log_dataset("digits", {str(tmp_path)!r} + "/digits.csv")
 """)
@@ -608,6 +607,15 @@ with yprov.context("training"):
     (declared,) = said.files
     assert (declared["role"], declared["name"], declared["path"], declared["context"]) == (
         "dataset", "digits", f"{tmp_path}/digits.csv", "training")
+
+
+def test_a_parameter_of_a_role_that_there_is_not_is_told_and_counted() -> None:
+    with Listener() as listener:
+        done = run_script("import yprov; yprov.log_param('odd', 1, role='both')", listener.endpoint)
+        said = listener.only()
+    assert done.stderr == ("yprov: log_param('odd') was not recorded: the role of a parameter is `input` or `output`, "
+                           "not `both`\n")
+    assert said.of("param") == []
     assert said.exit is not None
     assert said.exit["dropped"] == 1
 
