@@ -239,24 +239,35 @@ def list_runs(directory: Dir = "yprov-runs", as_json: Json = False) -> None:
 
 
 @app.command()
-def validate(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json = False) -> None:
+def validate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, a part of its name, `last`, or a file "
+                                                           "with a PROV document.")] = "last",
+    directory: Dir = "yprov-runs", as_json: Json = False,
+) -> None:
     """Check that the archive is what it claims: PROV-JSON, crate and checksums, series and their statistics.
 
-    Example:  yprov validate last
+    A file (.json .provn .xml .ttl .trig .rdf .jsonld), of whatever program, is checked against PROV-CONSTRAINTS only.
+
+    Examples:  yprov validate last  |  yprov validate provenance.json
     """
     from yprov.runs import find
     from yprovd.config import PROV_FILE
-    from yprovd.stitch.validate import validate_run
+    from yprovd.stitch.validate import validate_file, validate_run
 
-    run_dir = find(run, directory)
-    if not (run_dir / PROV_FILE).is_file():
-        raise YprovError(f"`{run_dir}` has no archive yet", hint=f"yprov stitch {run_dir}")
-    with _Progress("checking the archive"):
-        problems = validate_run(run_dir)
-    if as_json:
-        _print_json({"directory": str(run_dir), "valid": not problems, "problems": problems})
+    what = Path(run)
+    if is_file := run != "last" and what.is_file():
+        with _Progress("checking the document"):
+            problems = validate_file(what)
     else:
-        print("\n".join(problems) if problems else f"{run_dir}: valid")
+        what = find(run, directory)
+        if not (what / PROV_FILE).is_file():
+            raise YprovError(f"`{what}` has no archive yet", hint=f"yprov stitch {what}")
+        with _Progress("checking the archive"):
+            problems = validate_run(what)
+    if as_json:
+        _print_json({"file" if is_file else "directory": str(what), "valid": not problems, "problems": problems})
+    else:
+        print("\n".join(problems) if problems else f"{what}: valid")
     raise typer.Exit(1 if problems else 0)
 
 

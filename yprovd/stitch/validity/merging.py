@@ -229,4 +229,5 @@ def _activity_times(out: Normal, fact: Fact, name: Callable[[str], str]) -> None
             if not out.unify(said, time):
                 out.violations.append(Violation(
                     rule, f"{describe(fact.statement, name)} is at {text_of(out.find(time))} and the {role} of "
-                          f"`{name(activity)}` is {text_of(out.find(said))}", "give both the same time, or leave one out"))
+                          f"`{name(activity)}` is {text_of(out.find(said))}",
+                    "give both the same time, or leave one out"))

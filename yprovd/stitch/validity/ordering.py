@@ -19,6 +19,7 @@ from yprovd.stitch.validity.merging import Fact, Normal, Term, describe, text_of
 
 #: kind of the event, whose it is.
 Event = tuple[str, Term]
+_CORRECT = "correct one of the two times, or leave it out"
 _SIMULTANEOUS = {"generation": "39", "invalidation": "40", "start": "31", "end": "32"}
 
 
@@ -187,9 +188,8 @@ class Order:
                 if own and own[0][0] != own[-1][0]:
                     yield self._at_two_times(members, own[0], own[-1])
                 elif own and before and own[0][0] < before[0]:
-                    yield Violation("times", f"{own[0][2]} is at {text_of(own[0][0])}, and cannot be before {before[1]} "
-                                             f"at {text_of(before[0])}", "correct one of the two times, or leave it out",
-                                    before[2])
+                    yield Violation("times", f"{own[0][2]} is at {text_of(own[0][0])}, and cannot be before "
+                                             f"{before[1]} at {text_of(before[0])}", _CORRECT, before[2])
                 if own:
                     before = (own[-1][0], own[-1][2], ())
                 if before is not None:
@@ -207,10 +207,9 @@ class Order:
         rules = {e.rule for m in members for e in self.edges[m] if e.to in inside and e.to != m}
         rules |= {_SIMULTANEOUS[kind] for m in {one[1], two[1]} if (kind := self.events[m][0]) in _SIMULTANEOUS
                   and len(self.times[m]) > 1}
-        return Violation("times", f"{one[2]} is at {text_of(one[0])} and {two[2]} at {text_of(two[0])}, and both are "
-                                  f"{self._called(one[1])}" if one[1] == two[1] else
-                         f"{one[2]} is at {text_of(one[0])} and {two[2]} at {text_of(two[0])}, and both happen at once",
-                         "correct one of the two times, or leave it out", tuple(sorted(rules)))
+        both = f"are {self._called(one[1])}" if one[1] == two[1] else "happen at once"
+        return Violation("times", f"{one[2]} is at {text_of(one[0])} and {two[2]} at {text_of(two[0])}, and both "
+                                  f"{both}", _CORRECT, tuple(sorted(rules)))
 
 
 def strong_components(edges: list[list[Edge]]) -> list[list[int]]:
@@ -244,7 +243,7 @@ def strong_components(edges: list[list[Edge]]) -> list[list[int]]:
                     low[at] = min(low[at], number[to])
             else:
                 if low[at] == number[at]:
-                    component = []
+                    component: list[int] = []
                     while not component or component[-1] != at:
                         component.append(stack.pop())
                         on_stack[component[-1]] = 0

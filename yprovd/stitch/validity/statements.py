@@ -136,15 +136,14 @@ class _Reader:
 
     def _iri(self, name: str) -> str:
         prefix, colon, local = name.partition(":")
+        iri = name
         if colon and prefix in self.prefixes:
             iri = self.prefixes[prefix] + local
         elif not colon and "default" in self.prefixes:
             iri = self.prefixes["default"] + name
-        else:
-            iri = name
-            if prefix != "_" and prefix not in self.unknown:
-                self.unknown.add(prefix)
-                self.out.faults.append(f"the namespace of `{name}` is not declared")
+        elif prefix != "_" and prefix not in self.unknown:
+            self.unknown.add(prefix)
+            self.out.faults.append(f"the namespace of `{name}` is not declared")
         self.out.names.setdefault(iri, name)
         return iri
 
