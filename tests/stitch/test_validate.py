@@ -251,7 +251,7 @@ def change_of(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     ("used|_:x", {"prov:activity": "run:job", "prov:entity": "run:job"},
      "`run:job` is an entity (stated as one by entity `run:job`) and an activity (prov:activity"),
     ("used|_:x", {"prov:activity": "run:run", "prov:entity": "run:job", "prov:time": "2020-01-01T00:00:00+00:00"},
-     "used `_:x` (run:run, run:job) is at 2020-01-01T00:00:00+00:00, and cannot be before startTime of `run:run` at "
+     "used `_:x` (run:run, run:job) is at 2020-01-01T00:00:00+00:00, and cannot be before the start of `run:run` at "
      "2026-01-01T00:00:00+00:00: the times given contradict constraint 33 (usage-within-activity)"),
     ("used|_:x", {"prov:activity": "run:run", "prov:entity": "run:model/resnet/2",
                   "prov:time": "2026-01-01T00:00:01+00:00"},

@@ -47,7 +47,7 @@ class Order:
     def violations(self) -> list[Violation]:
         for activity, times in self.normal.times.items():
             for event, role in (("start", "startTime"), ("end", "endTime")):
-                self._time(self.event(event, activity), times[role], f"{role} of `{self.name(activity)}`")
+                self._time(self.event(event, activity), times[role], f"the {event} of `{self.name(activity)}`")
         for fact in self.normal.facts:
             self._add(fact)
         for event, to, rule in (("generation", "invalidation", "36"), ("start", "end", "30")):
@@ -99,7 +99,7 @@ class Order:
                 event = (kind, a["activity"])
                 edge(("generation", a["trigger"]), event, rule)
                 edge(event, ("invalidation", a["trigger"]), rule)
-                if not self.times[self.event(*event)]:  # else constraint 28 or 29 has compared them
+                if self.normal.constant(a["activity"]) not in self.normal.times:  # else 28 or 29 has compared them
                     self._time(self.event(*event), a["time"], self._source(fact))
             case "wasInformedBy":
                 edge(("start", a["informant"]), ("end", a["informed"]), "35")
