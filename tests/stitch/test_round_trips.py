@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-import re
+import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +41,7 @@ ODD = st.one_of(
 VALUES = st.one_of(
     ODD, st.integers(), st.integers(-(1 << 300), 1 << 300), st.floats(), st.booleans(), st.none(),
     st.lists(ODD, max_size=2), st.dictionaries(ODD, st.one_of(st.floats(), ODD), max_size=2))
-FIGURES = st.one_of(st.none(), st.floats(), st.floats(0, 1e12))
+FIGURES = st.one_of(st.none(), st.just(math.nan), st.floats(), st.floats(0, 1e12))
 NONE = np.zeros(0, dtype=np.int64)
 
 
@@ -63,7 +63,8 @@ def documents(draw: st.DrawFn) -> bytes:
         files=[file(draw(st.sampled_from(["input", "output", "model", "dataset", "code"])), n, draw(st.floats(0, 10)),
                     path=draw(name), context=draw(st.none() | name), sha256=draw(st.none() | st.just("0" * 64)),
                     reason=draw(name), size=draw(st.integers(0, 1 << 62))) for n in names],
-        metrics=MetricTable([], NONE, NONE, NONE, np.zeros(0), NONE), first_ns=T0, last_ns=T0 + 10 * S)
+        metrics=MetricTable([], NONE, NONE, NONE, np.zeros(0), NONE),
+        notes=[{"text": draw(name), "wall_ns": T0}], first_ns=T0, last_ns=T0 + 10 * S)
     begin = draw(st.integers(0, 12))
     accounts = [account((), 0, 10, energy_j=draw(FIGURES))]
     for n in dict.fromkeys(names[:2]):

@@ -16,13 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tests.stitch.builders import RunSpool, counter, gauge
 from tests.stitch.golden.small import make_run_dir, small_attribution, small_record, small_series
+from yprovd.model import Device
 from yprovd.stitch.align import figures_of
+from yprovd.stitch.attribution import attribute
 from yprovd.stitch.crate import build_crate
 from yprovd.stitch.provenance import build_document
+from yprovd.stitch.series import write_series
+from yprovd.stitch.storage import LARGE
 from yprovd.stitch.validate import check_document, validate_run
 from yprovd.stitch.validity.crate import check_crate, has_ended
-from yprovd.stitch.validity.series import _statistics
+from yprovd.stitch.validity.series import _statistics, check_series
 from yprovd.stitch.validity.statements import from_json
 
 
@@ -161,11 +166,49 @@ def test_figures_do_not_depend_on_chunks(values: np.ndarray[Any, Any], chunk: tu
     array = zarr.create_array(zarr.storage.MemoryStore(), shape=values.shape, chunks=chunk, dtype="f8")
     array[:] = values
     finite = values[np.isfinite(values)]
-    found, told = _statistics(array), figures_of(finite, values.size - finite.size, float(finite.sum()))
+    found, told = _statistics(array, script=True), figures_of(finite, values.size - finite.size, float(finite.sum()))
     assert (found.count, found.size - found.count, found.least, found.greatest, found.last) == (
         told.count, told.missing, told.min, told.max, told.last)
     if told.mean is not None:
         assert (found.mean, found.total) == (pytest.approx(told.mean, abs=1e-6), pytest.approx(told.total, abs=1e-6))
+
+
+READINGS = st.one_of(st.just(math.nan), st.just(math.inf), st.floats(0, 1e4), st.integers(-5, 5).map(float),
+                     st.floats(-1e15, 1e15))
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.lists(st.tuples(*[READINGS] * 5), min_size=1, max_size=6),
+       logged=st.lists(st.floats() | READINGS, max_size=6), long=st.booleans(), trace=st.lists(READINGS, max_size=3))
+def test_whatever_was_measured_and_logged_has_the_figures_that_the_stitch_gives_it(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, ...]], logged: list[float], long: bool,
+    trace: list[float],
+) -> None:
+    """Else a stitch would reject its own archive."""
+    path = tmp_path_factory.mktemp("measured")
+    (path / "spool").mkdir()
+    run = RunSpool(path / "spool")
+    run.begin()
+    gpu = Device("gpu", "GPU-0", "card")
+    power = gauge("hw.power", "W", 0.001, gpu)
+    for host in ("n1", "n2"):
+        node = run.node(host, [gauge("a.ratio", "1", 1e-9), gauge("a.size", "By", 1024.0), counter("a.energy"),
+                               counter("a.packets", "{packet}", 1.0), power], traced=[power])
+        for i, row in enumerate(rows):
+            node.sample(float(i), row)
+        if trace:
+            node.trace(float(len(rows)), (0, [0.1 * i for i in range(len(trace))], trace))
+    rank = run.process("n1", rank=0)
+    values = logged * (LARGE // len(logged) + 1) if long and logged else logged
+    if values:
+        rank.metrics(1.0, [(1.0, f"m{i % 2}", v, i, "training", None) for i, v in enumerate(values)])
+    run.finish(float(len(rows)))
+    record = run.record()
+    attribution = attribute(record)
+    series = write_series(record, attribution, path / "series.zarr")
+    problems: list[str] = []
+    check_series(path, json.loads(build_document(record, attribution, series)), problems)
+    assert problems == []
 
 
 def test_series_that_says_not_where_it_is_is_found(run_dir: Path) -> None:
