@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 from yprov.runs import RunView, plain
 
 _MOST_METRICS = 8
+_MOST_VALUES = 8
+_MOST_STEPS = 5
 _MOST_REASONS = 3
 _UNDER_WAY = ("CONFIGURING", "RUNNING", "COMPLETING")
 
 
 def facts(view: RunView) -> dict[str, Any]:
     """What `yprov show --json` prints: state, duration, energy and why it is absent, peak memory, contexts with their
-    epochs' number, last value of each metric, parameters, the scheduler's job, nodes, those of them that were dark (at
-    some time, or always) and why, losses. Figures in s, J, bytes; None: absent."""
+    epochs' number, last value of each metric, parameters, results, steps, the scheduler's job, nodes, those of them
+    that were dark (at some time, or always) and why, losses. Figures in s, J, bytes; None: absent."""
     run = view.run
     entities = {k: plain(v) for k, v in view.records["entity"].items() if isinstance(v, dict)}
     activities = {k: plain(v) for k, v in view.records["activity"].items() if isinstance(v, dict)}
@@ -28,7 +31,7 @@ def facts(view: RunView) -> dict[str, Any]:
             contexts[str(a.get("context") or a.get("label"))] = {
                 "duration_s": a.get("durationSeconds"), "energy_j": a.get("energyJ"), "cpu_s": a.get("cpuSeconds"),
                 "peak_memory_bytes": a.get("peakMemoryBytes"), **_gpu(a),
-                "epochs": sum(1 for o in activities if o.startswith(f"{name}/epoch/") and "/span/" not in o),
+                "epochs": a.get("epochCount") or 0,
             }
     metrics: dict[str, dict[str, Any]] = {}
     non_finite: dict[str, dict[str, int]] = {}
@@ -61,8 +64,12 @@ def facts(view: RunView) -> dict[str, Any]:
                 "nodes": job.get("nodeCount")} if job else None,
         "contexts": contexts, "metrics": metrics, "non_finite": non_finite,
         "params": {str(e.get("label")): e.get("value") for k, e in entities.items() if k.startswith("param/")},
+        "results": {str(e.get("label")): e.get("value") for k, e in entities.items() if k.startswith("result/")},
+        "steps": [{"step": a.get("stepId"), "label": a.get("label"), "ranks": a.get("rankCount"),
+                   "duration_s": a.get("durationSeconds"), "energy_j": a.get("energyJ")}
+                  for k, a in activities.items() if k.startswith("step/")],
         "files": {role: sorted(k.partition("/")[2] for k in entities if k.startswith(f"{role}/"))
-                  for role in ("input", "output", "model")},
+                  for role in ("input", "dataset", "output", "model")},
         "lost": {"frames": run.get("framesLost", 0), "events": run.get("eventsDropped", 0),
                  "damaged_bytes": run.get("damagedBytes", 0)},
     }
@@ -81,6 +88,7 @@ def lines(view: RunView) -> list[str]:
             out.append(f"  {name:<8} {text}")
 
     devices = str(f["devices"] or "").replace("\n", ", ")
+    row("command", _shortened(shlex.join(f["command"])))
     row("job", _job(f))
     row("node", ", ".join(filter(None, [_count(f["nodes"], "node"), str(f["hosts"] or ""), devices])))
     reasons = f["dark"]["reasons"]
@@ -94,6 +102,15 @@ def lines(view: RunView) -> list[str]:
         row("cpu", f"{f['cpu_s']:.1f} CPU seconds")
     if f["peak_memory_bytes"] is not None:
         row("memory", f"{size(f['peak_memory_bytes'])} peak")
+    row("params", _values(f["params"]))
+    row("results", _values(f["results"]))
+    steps = f["steps"]
+    for step in steps[:_MOST_STEPS]:
+        row("step", ", ".join(filter(None, [
+            str(step["label"]).removeprefix("step "), _count(step["ranks"], "rank"), duration(step["duration_s"]),
+            energy(step["energy_j"]) if step["energy_j"] is not None else ""])))
+    if len(steps) > _MOST_STEPS:
+        row("step", f"and {len(steps) - _MOST_STEPS} more: yprov show --json")
     for name, c in f["contexts"].items():
         parts = [duration(c["duration_s"]), _count(c["epochs"], "epoch") if c["epochs"] else "",
                  energy(c["energy_j"]) if c["energy_j"] is not None else "",
@@ -108,6 +125,19 @@ def lines(view: RunView) -> list[str]:
         row("lost", ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in lost.items() if n))
     row("run", f["directory"])
     return out
+
+
+def _values(values: dict[str, Any]) -> str:
+    """lr 0.001, layers [64, 64], and 12 more."""
+    shown = [f"{name} {_shortened(str(value), 40)}" for name, value in list(values.items())[:_MOST_VALUES]]
+    more = len(values) - _MOST_VALUES
+    return ", ".join(shown + ([f"and {more} more"] if more > 0 else []))
+
+
+def _shortened(text: str, most: int = 100) -> str:
+    """On one line, and not too long for it."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[:most - 3]}..."
 
 
 def _gpu(record: dict[str, Any]) -> dict[str, Any]:
