@@ -36,6 +36,27 @@ def test_energy_says_how_it_was_got_and_what_is_not_in_it() -> None:
         "; 1 of 3 nodes have no meter: no RAPL")
 
 
+def test_a_figure_with_holes_says_so() -> None:
+    holes = view(coverage=0.53, gpu_coverage=0.456, gpu_scope="module", not_covered=(), shared=False)
+    assert line(holes, "energy") == "100.0 J (measured for 53 % of the time), partial"
+    assert line(holes, "gpu").startswith(
+        "40.0 J (measured for 46 % of the time) with the processor and memory of its module, 0.005 GPU hours")
+
+
+def test_a_name_cannot_speak_to_the_terminal() -> None:
+    told = view()
+    told = replace(told, config=told.config._replace(name="a\x1b[31mred\x07\nline " + "x" * 500))
+    assert lines(told)[0].startswith("a [31mred line xxx")
+    assert "\x1b" not in "".join(lines(told))
+    assert len(lines(told)[0]) < 150
+
+
+def test_many_kinds_of_devices_stay_on_a_line() -> None:
+    told = view()
+    told.records["entity"]["nodes"]["yp:devices"] = "\n".join(f"hwmon: 1 x CPU Power Socket {i}" for i in range(16))
+    assert line(told, "node").endswith("hwmon: 1 x CPU Power Socket 3, 12 more kinds of devices")
+
+
 def test_gpus_have_a_line_of_their_own_and_contexts_their_share() -> None:
     assert line(view(), "gpu") == "40.0 J (measured), 0.005 GPU hours, 37.3 GiB peak"
     training = next(text for text in lines(view()) if "training:" in text)

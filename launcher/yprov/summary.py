@@ -11,6 +11,9 @@ from yprov.runs import RunView, plain
 
 _MOST_METRICS = 8
 _MOST_VALUES = 8
+_MOST_DEVICES = 4
+#: Coverage of a run from its first to its last sample: the edges cost less than this.
+_WHOLE = 0.99
 _MOST_STEPS = 5
 _MOST_REASONS = 3
 _UNDER_WAY = ("CONFIGURING", "RUNNING", "COMPLETING")
@@ -52,6 +55,7 @@ def facts(view: RunView) -> dict[str, Any]:
         "not_covered": str(energy.get("notCovered") or "").splitlines(),
         "energy_notes": str(energy.get("energyNotes") or "").splitlines(),
         **_gpu(run), "gpu_energy_method": energy.get("gpuEnergyMethod"),
+        "gpu_energy_scope": energy.get("gpuEnergyScope"), "gpu_energy_coverage": energy.get("gpuCoverage"),
         "cpu_s": run.get("cpuSeconds"), "peak_memory_bytes": run.get("peakMemoryBytes"),
         "nodes": run.get("nodeCount"), "hosts": nodes.get("nodeList"),
         "devices": nodes.get("devices"),
@@ -79,7 +83,7 @@ def lines(view: RunView) -> list[str]:
     """The same for a person: a headline and one line per subject."""
     f = facts(view)
     took = f" in {duration(f['duration_s'])}" if f["duration_s"] is not None else ""
-    out = [f"{view.config.name}: {view.state}{took}" + (f" ({f['reason']})" if f["reason"] else "")]
+    out = [f"{_shortened(view.config.name)}: {view.state}{took}" + (f" ({f['reason']})" if f["reason"] else "")]
     if not view.run:
         return [*out, f"  run      {f['directory']}"]
 
@@ -87,7 +91,9 @@ def lines(view: RunView) -> list[str]:
         if text:
             out.append(f"  {name:<8} {text}")
 
-    devices = str(f["devices"] or "").replace("\n", ", ")
+    kinds = str(f["devices"] or "").splitlines()
+    devices = ", ".join(kinds[:_MOST_DEVICES] + ([f"{len(kinds) - _MOST_DEVICES} more kinds of devices"]
+                                                 if len(kinds) > _MOST_DEVICES else []))
     row("command", _shortened(shlex.join(f["command"])))
     row("job", _job(f))
     row("node", ", ".join(filter(None, [_count(f["nodes"], "node"), str(f["hosts"] or ""), devices])))
@@ -135,8 +141,8 @@ def _values(values: dict[str, Any]) -> str:
 
 
 def _shortened(text: str, most: int = 100) -> str:
-    """On one line, and not too long for it."""
-    line = " ".join(text.split())
+    """On one line, without what would speak to the terminal, and not too long for it."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= most else f"{line[:most - 3]}..."
 
 
@@ -146,20 +152,30 @@ def _gpu(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _energy(f: dict[str, Any]) -> str:
-    """12.1 kJ (measured), partial: without memory, network...; or why there is no figure."""
+    """12.1 kJ (measured for 53 % of the time), partial: without memory, network...; or why there is no figure."""
     if f["energy_j"] is None:
         return f"absent: {f['energy_reason'] or 'no meter'}"
     missing = ", ".join(f["not_covered"])
     scope = f", {f['energy_scope']}{f': without {missing}' if missing else ''}" if f["energy_scope"] else ""
-    return "; ".join(filter(None, [f"{energy(f['energy_j'])} ({f['energy_method']}){scope}", f["energy_reason"],
+    got = _got(f["energy_method"], f["energy_coverage"])
+    return "; ".join(filter(None, [f"{energy(f['energy_j'])} ({got}){scope}", f["energy_reason"],
                                    "other jobs may have used a part of it" if f["shared"] else ""]))
+
+
+def _got(method: Any, coverage: Any) -> str:
+    """`measured`, or `measured for 53 % of the time`: a figure with holes must not look like a whole one."""
+    if not isinstance(coverage, (int, float)) or coverage >= _WHOLE:
+        return str(method)
+    return f"{method} for {100 * coverage:.0f} % of the time"
 
 
 def _gpu_text(f: dict[str, Any]) -> str:
     """9.1 kJ (measured), 0.25 GPU hours, 40.0 GiB peak."""
     joules, hours, peak = f["gpu_energy_j"], f["gpu_hours"], f["gpu_peak_memory_bytes"]
+    beside = " with the processor and memory of its module" if f["gpu_energy_scope"] == "module" else ""
     return ", ".join(filter(None, [
-        f"{energy(joules)} ({f['gpu_energy_method']})" if joules is not None else "",
+        f"{energy(joules)} ({_got(f['gpu_energy_method'], f['gpu_energy_coverage'])}){beside}"
+        if joules is not None else "",
         f"{hours:.3g} GPU hours" if hours is not None else "", f"{size(peak)} peak" if peak is not None else "",
     ]))
 
