@@ -207,7 +207,8 @@ def _given_back(properties: dict[str, Any]) -> Doc:
     out = {}
     for key, value in properties.items():
         if key in ("prov:startTime", "prov:endTime", "prov:time"):
-            value = datetime.fromisoformat(value).isoformat(timespec="microseconds")  # it writes nine digits
+            time = datetime.fromisoformat(value)
+            value = f"{time:%Y-%m-%dT%H:%M:%S}.{time.microsecond:06d}000{time.isoformat()[-6:]}"
         elif not isinstance(value, str):
             raise CannotAnswer(f"{key} is {value!r}")
         out[key] = value
@@ -307,5 +308,6 @@ def metrics_found(doc: Doc) -> dict[str, tuple[str, str, str, str]]:
 
 def run_found(doc: Doc) -> str:
     """The id of the activity that counts as the run. Raises ValueError unless there is one."""
-    (name,) = [name for name, record in doc["activity"].items() if "yprov:experiment_name" in record and "/" not in name]
-    return name
+    (found,) = [name for name, record in doc["activity"].items()
+                if "yprov:experiment_name" in record and "/" not in name]
+    return found

@@ -18,11 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from yprov.addresses import address_of
 from yprov.parcels import Parcel, Published
 from yprov.runs import RunView, value_of, view, write_whole
 from yprov.service_store import StoreService
 from yprov.services import BACKENDS, STORE, Service, service_at
-from yprov.web import Refused, Web, address_of
+from yprov.web import Refused, Web
 from yprovd.config import PROV_FILE, PUSH_FILE
 from yprovd.errors import YprovError
 

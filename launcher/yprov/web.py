@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import ipaddress
 import json
 import re
 import socket
@@ -28,6 +27,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
+from yprov.addresses import clean, is_local, origin
 from yprov.bodies import Body
 from yprovd import __version__
 from yprovd.errors import YprovError
@@ -75,40 +75,6 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_args: Any, **_more: Any) -> None:
         return None
-
-
-def address_of(given: str) -> str:
-    """The address of a service without a slash at its end. Raises YprovError, which does not repeat a password."""
-    try:
-        parts = urlsplit(given.strip())
-        _ = parts.port
-    except ValueError:
-        raise YprovError("this is no address of a service", hint="--to https://yprov.example.org") from None
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        raise YprovError("the address of a service holds neither names, passwords nor questions",
-                         hint="--to https://yprov.example.org   and the token in the environment: YPROV_TOKEN")
-    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s\x00-\x1f\x7f]", given.strip()):
-        raise YprovError(f"`{clean(given)}` is no address of a service", hint="--to https://yprov.example.org")
-    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
-
-
-def is_local(address: str) -> bool:
-    host = urlsplit(address).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def clean(text: str, secrets: Iterable[str] = ()) -> str:
-    """One line of at most 300 characters, without secrets."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "***").replace(json.dumps(secret)[1:-1], "***")
-    text = re.sub(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+", " ", text).strip()
-    return text if len(text) <= 300 else text[:300] + "..."
 
 
 class Web:
@@ -172,7 +138,7 @@ class Web:
         raise AssertionError("the last attempt returns or raises")
 
     def same_place(self, url: str) -> bool:
-        return _origin(url) == _origin(self.address)
+        return origin(url) == origin(self.address)
 
     def refusal(self, answer: Answer, url: str) -> Refused:
         """A failure that says what the service said."""
@@ -249,7 +215,7 @@ class Web:
         host = urlsplit(url).netloc
         if isinstance(reason, ssl.SSLCertVerificationError):
             return YprovError(f"the certificate of {host} is not trusted: {self.clean(str(reason.verify_message))}",
-                              hint="SSL_CERT_FILE=/path/to/ca.pem yprov push ...   where its authority is a private one")
+                              hint="SSL_CERT_FILE=/path/to/ca.pem yprov push ...   where its authority is private")
         if isinstance(reason, ssl.SSLError) and not isinstance(reason, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
             return YprovError(f"no secure connection to {host}: {self.clean(str(reason.reason or reason))}",
                               hint="does it speak https there, and at this port?")
@@ -286,11 +252,6 @@ class Web:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
         return self.clean(urlunsplit((parts.scheme, host, parts.path, "", "")))
-
-
-def _origin(url: str) -> tuple[str, str, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _said(answer: Answer) -> str:
