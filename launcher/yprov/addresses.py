@@ -21,9 +21,19 @@ def address_of(given: str) -> str:
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise YprovError("the address of a service holds neither names, passwords nor questions",
                          hint="--to https://yprov.example.org   and the token in the environment: YPROV_TOKEN")
-    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s\x00-\x1f\x7f]", given.strip()):
+    if not is_web(given.strip()):
         raise YprovError(f"`{clean(given)}` is no address of a service", hint="--to https://yprov.example.org")
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
+
+
+def is_web(address: str) -> bool:
+    """Whether it can be asked at all: http or https, a host, and nothing that would break a request."""
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not re.search(r"[\s\x00-\x1f\x7f]", address)
 
 
 def is_local(address: str) -> bool:

@@ -277,7 +277,8 @@ def push(
 
     Example:  yprov push last --to https://yprov.example.org
     """
-    from yprov.pushing import Options, push as publish
+    from yprov.pushing import Options
+    from yprov.pushing import push as publish
     from yprov.runs import find
 
     options = Options(to, backend, parent, artifacts, dry_run, timeout)

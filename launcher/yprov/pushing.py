@@ -107,7 +107,8 @@ def parcel_of(run_dir: Path) -> Parcel:
                          hint="push it when it has ended" if going else f"yprov stitch {run_dir}")
     data = (run_dir / PROV_FILE).read_bytes()
     document = json.loads(data)
-    return Parcel(seen.config.run_id, data, document, _metadata(seen, document))
+    run_id = str(seen.run.get("run_id") or seen.config.run_id)
+    return Parcel(run_id, data, document, _metadata(seen, document))
 
 
 def _metadata(seen: RunView, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,17 +156,17 @@ def _signed(
             try:
                 return act()
             except Refused as e:
-                if e.status != 401 or not credentials.can_log_in:
+                if e.code != 401 or not credentials.can_log_in:
                     raise
                 web.say(f"the service does not accept the token in {credentials.name}: logging in")
         web.use(service.login(credentials.user, credentials.password))
         return act()
     except Refused as e:
-        if e.status == 401:
+        if e.code == 401:
             hint = (f"a fresh one: export {credentials.name}=...   or YPROV_USER=... and YPROV_PASSWORD=..."
                     if credentials.token else "see YPROV_USER and YPROV_PASSWORD")
             raise Refused(401, f"{e} (with what is in {credentials.name})", hint=hint) from None
-        if e.status == 403:
+        if e.code == 403:
             raise Refused(403, f"{e} (with what is in {credentials.name})", hint=(
                 "this account may not write there: another one in YPROV_TOKEN, or in YPROV_USER and YPROV_PASSWORD")
             ) from None

@@ -27,7 +27,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
 
-from yprov.addresses import clean, is_local, origin
+from yprov.addresses import clean, is_local, is_web, origin
 from yprov.bodies import Body
 from yprovd import __version__
 from yprovd.errors import YprovError
@@ -55,11 +55,11 @@ class Answer:
 
 
 class Refused(YprovError):
-    """The service answered, and the answer is no."""
+    """The service answered, and the answer is no. `code`: of HTTP."""
 
-    def __init__(self, status: int, message: str, *, hint: str = "") -> None:
+    def __init__(self, code: int, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
-        self.status = status
+        self.code = code
 
 
 class _Passing(Exception):
@@ -68,13 +68,6 @@ class _Passing(Exception):
     def __init__(self, why: str, answer: Answer | None = None) -> None:
         super().__init__(why)
         self.answer = answer
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """`urllib` would take our headers along to wherever it is sent."""
-
-    def redirect_request(self, *_args: Any, **_more: Any) -> None:
-        return None
 
 
 class Web:
@@ -91,9 +84,12 @@ class Web:
         self._timeout_s, self._sleep, self._now_s = timeout_s, sleep, now_s
         self._token = ""
         self._secrets: list[str] = []
-        self._opener = urllib.request.build_opener(_NoRedirects)
-        if urlsplit(address).scheme == "http" and not is_local(address):
-            say(f"warning: what is sent to {address} can be read on its way: it is http, not https")
+        self._opener = urllib.request.OpenerDirector()  # without the ones for files and other schemes
+        for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
+                        urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor):
+            self._opener.add_handler(handler())
+        self._warned: set[str] = set()
+        self._warn(address)
 
     def __repr__(self) -> str:
         return f"Web({self.address!r})"
@@ -120,6 +116,9 @@ class Web:
         whole address. `unless` is asked before a request is sent again, and what it returns is the answer. Raises
         Refused for any other answer, YprovError when there is none."""
         url = path if "://" in path else self.address + path
+        if not is_web(url):
+            raise YprovError(f"{self.address} names an address that is none", hint="is it a service of yProv?")
+        self._warn(url)
         if query:
             url += "?" + urlencode(query)
         for attempt in range(1, ATTEMPTS + 1):
@@ -139,6 +138,13 @@ class Web:
 
     def same_place(self, url: str) -> bool:
         return origin(url) == origin(self.address)
+
+    def _warn(self, url: str) -> None:
+        """Once for each place."""
+        place = urlunsplit((*urlsplit(url)[:2], "", "", ""))
+        if place.startswith("http:") and not is_local(place) and place not in self._warned:
+            self._warned.add(place)
+            self.say(f"warning: what is sent to {self.clean(place)} can be read on its way: it is http, not https")
 
     def refusal(self, answer: Answer, url: str) -> Refused:
         """A failure that says what the service said."""
@@ -166,11 +172,14 @@ class Web:
         raise YprovError(f"{self._shown(url)} leads round in circles")
 
     def _redirected(self, method: str, url: str, answer: Answer) -> str:
-        target = urljoin(url, answer.headers.get("Location", ""))
-        shown = self._shown(target)
-        if not self.same_place(target):
+        try:
+            target = urljoin(url, answer.headers.get("Location", ""))
+        except ValueError:
+            target = ""
+        shown = self._shown(target) or "one without an address"
+        if not is_web(target) or not self.same_place(target):
             raise YprovError(f"the service sends us to another place, {shown}; nothing was sent there",
-                             hint=f"if that is the service: --to {shown}")
+                             hint=f"if that is the service: --to {shown}" if is_web(target) else "")
         if method not in ("GET", "HEAD") and answer.status not in (307, 308):
             raise YprovError(f"the service has moved to {shown}", hint="give --to the new address")
         return target

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +109,7 @@ def bare(run: RunSpool) -> None:
 def many_versions(run: RunSpool) -> None:
     run.begin(name="versions")
     process = run.process("n1", rank=0)
-    for at, sha in ((1.0, "0" * 64), (2.0, "1" * 64), (3.0, "2" * 64)):
+    for at in (1.0, 2.0, 3.0):
         for role in ("input", "dataset", "output", "code", "model"):
             process.file(at, role, f"/data/{role}.bin")
     run.finish(5.0, exit_code=0)
