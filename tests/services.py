@@ -69,10 +69,10 @@ class Said(Exception):
 
 
 class Server:
-    """What both have in common. `tokens`: those that are good. `log`: lines as an access log has them."""
+    """What both have in common. `tokens`: those that are good. `log`: lines as an access log has them. `now`: its clock."""
 
-    def __init__(self, prefix: str = "") -> None:
-        self.prefix = prefix
+    def __init__(self, prefix: str = "", *, now: Callable[[], float] = time.time) -> None:
+        self.prefix, self.now = prefix, now
         self.tokens = {TOKEN}
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
@@ -86,6 +86,9 @@ class Server:
 
             def log_message(self, form: str, *args: Any) -> None:
                 server.log.append(form % args)
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return super().date_time_string(server.now() if timestamp is None else timestamp)
 
             def answer(self) -> None:
                 server.handle(self)
@@ -251,8 +254,8 @@ class StoreServer(Server):
     error = "description"
 
     def __init__(self, prefix: str = "", *, older: bool = False, now: Callable[[], float] = time.time) -> None:
-        super().__init__(prefix)
-        self.older, self.now = older, now
+        super().__init__(prefix, now=now)
+        self.older = older
         self.documents: dict[str, Stored] = {}
         self.artifacts: dict[str, tuple[str, bytes]] = {}
         self.related: dict[str, list[str]] = {}

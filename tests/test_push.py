@@ -315,7 +315,8 @@ def test_an_upload_address_elsewhere_does_not_get_the_token_and_is_not_told(
         elsewhere.faults += [Fault("PUT", "", status=500)]
         (pusher.run_dir / "artifacts/1.pt").write_text("more")
         pusher(store.address, artifacts=True)
-        assert not [line for line in pusher.lines if "hush" in line or "presigned" in line.replace("/presigned", "")]
+        assert [line for line in pusher.lines if "again in" in line]
+        assert not [line for line in pusher.lines if "hush" in line or "presigned" in line]
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "http://[bad", "http://a b/", "/other", "http:"])
@@ -505,13 +506,22 @@ def test_a_document_whose_acknowledgement_was_lost_is_not_published_twice(
 
 
 def test_a_document_of_before_is_not_taken_for_the_lost_one(pusher: Pusher, store: StoreServer) -> None:
-    """The same document, published by hand an hour ago."""
-    store.now = lambda: datetime.now(UTC).timestamp() - 3600
+    """The same document, published an hour ago; and one of just now, with another parent."""
+    clock, store.now = store.now, lambda: datetime.now(UTC).timestamp() - 3600
     pusher(store.address)
     (pusher.run_dir / PUSH_FILE).unlink()
-    store.now = lambda: datetime.now(UTC).timestamp()
+    store.now = clock
     store.faults.append(Fault("POST", DOC, status=500))
     assert pusher(store.address)["pid"].endswith("doc-2")
+    store.faults.append(Fault("POST", DOC, status=500))
+    assert pusher(store.address, parent="21.T11961/doc-1")["pid"].endswith("doc-3")
+
+
+def test_a_lost_document_is_found_by_the_services_own_clock(pusher: Pusher) -> None:
+    with StoreServer(now=lambda: datetime.now(UTC).timestamp() - 7200) as server:
+        server.faults.append(Fault("POST", DOC, reset=True, then=True))
+        assert pusher(server.address)["pid"].endswith("doc-1")
+        assert len(server.documents) == 1
 
 
 @pytest.mark.parametrize(("said", "slept"), [
@@ -580,7 +590,7 @@ def test_redirects_that_lose_the_body_or_go_round_are_errors(pusher: Pusher, sto
 
 
 @pytest.mark.parametrize(("status", "said"), [
-    (400, "Document not valid"), (413, "too large for the service"), (404, "404"), (405, "405"), (409, "a conflict"),
+    (400, "Document not valid"), (413, "at most 1 MB"), (404, "404"), (405, "405"), (409, "a conflict"),
     (418, "short and stout"), (422, "a field is missing")])
 def test_a_no_is_told_in_the_services_words_and_not_tried_again(
     pusher: Pusher, store: StoreServer, status: int, said: str
@@ -588,6 +598,11 @@ def test_a_no_is_told_in_the_services_words_and_not_tried_again(
     store.faults.append(Fault("POST", DOC, status=status, body=json.dumps({"detail": [{"msg": said}]}).encode()))
     pusher.fails(store.address, said)
     assert (pusher.slept, store.count("POST", DOC)) == ([], 1)
+
+
+def test_a_document_that_is_too_large_is_told_as_such(pusher: Pusher, store: StoreServer) -> None:
+    store.faults.append(Fault("POST", DOC, status=413))
+    assert "--dry-run" in pusher.fails(store.address, "too large for the service").hint
 
 
 def test_a_long_answer_is_cut_and_a_page_is_left_out(pusher: Pusher, store: StoreServer) -> None:

@@ -291,7 +291,7 @@ def push(
     elif dry_run:
         print(f"{told['method']} {told['url']}\n  {told['bytes']} bytes of {told['content_type']}, "
               f"with what is in {told['credentials'] or 'no variable: set YPROV_TOKEN'}")
-        print("\n".join(f"  {key}: {value}" for key, value in told["query"].items()))
+        print("".join(f"  {key}: {value}\n" for key, value in told["query"].items()), end="")
     else:
         version = f", version {told['version']}" if told["version"] is not None else ""
         print(f"{told['url']} ({'published' if told['sent'] else 'is there already'}{version})")
