@@ -69,7 +69,7 @@ class Said(Exception):
 
 
 class Server:
-    """What both have in common. `tokens`: those that are good. `log`: lines as an access log has them. `now`: its clock."""
+    """What both have in common. `tokens`: those that are good. `log`: as an access log. `now`: its clock."""
 
     def __init__(self, prefix: str = "", *, now: Callable[[], float] = time.time) -> None:
         self.prefix, self.now = prefix, now
