@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,7 @@ class _Build:
         self.presence = presence_of(record, account.begin_ns, account.end_ns)
         self.doc = Document(self.run_id)
         self.activities: dict[tuple[str, ...], QualifiedName] = {}
+        self.epochs = Counter(a.path[:-1] for a in attribution.accounts if a.kind == "epoch")
         self.in_use: list[tuple[DeclaredFile, QualifiedName]] = []
         self.final = final_metrics(record.metrics, record.processes)
         self.omitted: dict[str, int] = {}
@@ -157,6 +159,7 @@ class _Build:
             "yp:gpuHours": account.gpu_hours,
             "yp:gpuPeakMemoryBytes": whole(account.gpu_memory_peak_bytes),
             "yp:durationSeconds": account.duration_s,
+            "yp:epochCount": self.epochs[account.path] or None,
             "yp:firstStep": account.first_step,
             "yp:lastStep": account.last_step,
         }
