@@ -167,7 +167,8 @@ def stitch(
         _print_json({"directory": str(run_dir), "made": done.made, "state": state, "reason": done.reason,
                      "damaged_bytes": done.damaged_bytes, "lost_frames": done.lost_frames})
     else:
-        print(f"{run_dir}: {state}" + ("" if done.made else " (the archive was complete already)"))
+        print(f"{run_dir}: " + ("the archive is made" if done.made else "the archive was complete already")
+              + f"; state of the run: {state}" + (f" ({done.reason})" if done.reason else ""))
         if done.damaged_bytes or done.lost_frames:
             print(f"  {done.damaged_bytes} bytes damaged, {done.lost_frames} frames lost")
 
