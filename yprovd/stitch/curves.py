@@ -129,7 +129,7 @@ def _in_order(times: I64, values: F64, marks: F64) -> tuple[I64, F64, F64]:
     does not catch up with itself from one reading to the next."""
     keep = np.ones(len(times), dtype=bool)
     before, it, after = values[:-2], values[1:-1], values[2:]
-    keep[1:-1] = (before > after) | ((before <= it) & (it <= after)) | (marks[2:] > marks[:-2])
+    keep[1:-1] = (before > after) | ((before <= it) & (it <= after))
     return times[keep], values[keep], marks[keep]
 
 
