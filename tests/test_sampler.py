@@ -217,7 +217,7 @@ def test_nothing_is_read_after_it_was_closed_though_another_sensor_hangs_at_the_
         sampler.stop(timeout_s=0.9)  # less than the patience with `hanging`: there is no last sample
         assert (own.reads, own.closed, hanging.closed) == (2, 1, 0)
         hanging.gate.set()
-        eventually(lambda: threading.active_count() == 1, 5, "the sampler's threads end")
+        eventually(lambda: "yprov-sampler" not in {t.name for t in threading.enumerate()}, 5, "its threads end")
         assert (own.reads, len(sink)) == (2, 1)
 
 
