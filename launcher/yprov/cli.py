@@ -352,6 +352,7 @@ def _probe(root: str, seconds: float, anonymous: bool) -> tuple[dict[str, Any], 
     """The documents of `doctor`, with the path of the report."""
     from yprov import doctor as room
     from yprov import probe
+    from yprov.readiness import checks
 
     probe.ensure_writable(Path())
     print(f"yprov: looking at this node for {seconds:g} s and a little more; Ctrl-C ends it early, with what there is",
@@ -359,7 +360,7 @@ def _probe(root: str, seconds: float, anonymous: bool) -> tuple[dict[str, Any], 
     with probe.ended_by_signals() as stop, _own_stdout(), _Progress("opening the sources") as progress:
         seen = probe.take(root, seconds, stop=stop, anonymous=anonymous, progress=progress)
     path = probe.write(seen, Path())
-    doc = {"host": seen["host"], "sources": seen["sources"], "checks": room.checks(), "report": str(path)}
+    doc = {"host": seen["host"], "sources": seen["sources"], "checks": checks(), "report": str(path)}
     return doc, [*room.lines(doc), "", *probe.lines(seen), "", str(path)]
 
 

@@ -1,16 +1,18 @@
 """The energy of a run: which meters, which sum, and what is not in it. This is the one rule; nothing else decides.
 
-**One meter** (a device with the attribute `meter`, see `yprovd.stitch.curves`). Its energy between two times is the
+**One meter** (a device with the attribute `meter`, see `yprovd.stitch.columns`). Its energy between two times is the
 difference of its counter (`hw.energy`), read at the counter's own times (`hw.energy.time`; else when the sample was
 taken) and interpolated between them. Readings with one time are one reading. Before the first and after the last
 reading it is continued for at most a second: by its own power (`hw.power`), or, where the counter's own times lag
 behind the samples, as it went on there. This counts as covered; beyond it the meter stands still and covers nothing. A
-counter that is read less often than its power is continued by that to the end, and the figure is then *estimated*.
+counter that is read less often than its power is continued by that to the end, and the figure is then *estimated*. A
+meter that covers nothing of the run is absent.
 
 - A counter that falls began anew (of a Cray, `yprov.cray.resets` says so even when it rises). That interval is what the
   power integrates to; without power, the new value, if the meter's mean power allows so much, and not covered. The
   figure is then *estimated*. (RAPL's sensor counts from the daemon's begin: an interval in which it falls is one
-  between two daemons; it counts 0, and the rest is a measurement.)
+  between two daemons; it counts 0 and is not covered, and the rest is a measurement.) One reading that is less or more
+  than both of its neighbours, which are in order, is none.
 - A counter that grows by less than a tenth of what its own power integrates to in the same time, or by more than ten
   times that, is stuck or wrong and not used, if that integral is more than 10 J and ten steps of the counter. The power
   is integrated instead. So it is where the counter was read for less than half of the time of the power. The ratio of
@@ -46,11 +48,12 @@ or a part of a node that is in the figure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from yprovd.stitch.curves import Curve, Reading, columns_of, read
+from yprovd.stitch.columns import columns_of
+from yprovd.stitch.curves import Curve, Reading, read
 from yprovd.stitch.record import F64, I64, Node
 
 #: From the strongest to the weakest.
@@ -125,6 +128,7 @@ def energy_of(node: Node, window: Window | None) -> NodeEnergy:
     readings = tuple(read(columns) for columns in columns_of(node))
     if window is None or not readings:
         return NodeEnergy(readings)
+    readings = tuple(_of_run(r, window) for r in readings)
     there = {m.device.cls for s in node.samples for m in s.schema.metrics if m.device is not None}
     gpus = _gpus(readings, window)
     levels = [(scope, r) for scope, r in _levels(readings, gpus, window) if any(x.curve is not None for x in r)]
@@ -147,6 +151,13 @@ def energy_of(node: Node, window: Window | None) -> NodeEnergy:
         any(m.device.attributes.get("shared") is True
             for s in node.samples for m in s.schema.metrics if m.device is not None),
     )
+
+
+def _of_run(reading: Reading, window: Window) -> Reading:
+    """A meter that covers nothing of the run has no figure, which is not 0."""
+    if reading.curve is None or reading.coverage(*window) > 0:
+        return reading
+    return replace(reading, curve=None, method="absent", reason="it has no value of the time of the run")
 
 
 def _gpus(readings: Sequence[Reading], window: Window) -> list[Reading]:
