@@ -243,7 +243,8 @@ class Wrapper:
 
     def _record(self, kind: int, value: Mapping[str, Any]) -> None:
         if not self.spool.write(kind, value):
-            self._trouble(f"cannot write to `{self.run_dir / SPOOL_DIR}`: is the disk full, or a limit (quota, ulimit -f) reached?")
+            self._trouble(f"cannot write to `{self.run_dir / SPOOL_DIR}`: is the disk full, or a limit reached (quota, "
+                          "ulimit -f)?")
 
     def _on_facts(self, facts: dict[str, Any]) -> None:
         self._record(Kind.FACTS, facts)

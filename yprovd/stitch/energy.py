@@ -25,8 +25,8 @@ there is no figure, and a reason. A sum is called by the weakest of its parts, i
 estimated.
 
 **GPUs of a node**: the meters of kind `gpu` that the GPU's vendor gives (classes `gpu`, and `socket` for what two dies
-share), else those of the Cray. A vendor's meter of kind `module` (Grace Hopper) holds the processor too: it is taken,
-and the figure's scope is then `module`.
+share), else those of the Cray, unless none of the GPUs is the job's. A vendor's meter of kind `module` (Grace Hopper)
+holds the processor too: it is taken, and the figure's scope is then `module`.
 
 **A node**: the first of these all of whose meters cover half of the run; without one, that which covers most. What was
 passed over is told with its reason.
@@ -52,6 +52,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from yprovd.stitch.absences import no_gpu_is_ours, unread_gpus
 from yprovd.stitch.columns import columns_of
 from yprovd.stitch.curves import Curve, Reading, read
 from yprovd.stitch.record import F64, I64, Node
@@ -130,7 +131,8 @@ def energy_of(node: Node, window: Window | None) -> NodeEnergy:
         return NodeEnergy(readings)
     readings = tuple(_of_run(r, window) for r in readings)
     there = {m.device.cls for s in node.samples for m in s.schema.metrics if m.device is not None}
-    gpus = _gpus(readings, window)
+    unread = unread_gpus(node)
+    gpus = [] if no_gpu_is_ours(node) else _gpus(readings, window)
     levels = [(scope, r) for scope, r in _levels(readings, gpus, window) if any(x.curve is not None for x in r)]
     if not levels:
         return NodeEnergy(readings)
@@ -140,14 +142,16 @@ def energy_of(node: Node, window: Window | None) -> NodeEnergy:
     scope, summed = levels[chosen]
     notes = [f"{r.name} does not count: {_fault(r, window)}"
              for _s, r_ in levels[:chosen] for r in r_ if not _complete([r], window)]
+    notes += [f"{r.name} does not count: {_fault(r, window)}" for r in _of_vendor(readings)
+              if gpus and r not in gpus and not _complete([r], window)]
     notes += [f"{r.name} is not in the sum: {r.reason}" for r in summed if r.curve is None]
     notes += [f"{r.name} is {r.method}: {r.reason}" for r in (*summed, *gpus)
               if r.method == "estimated" or (r.method == "integrated" and r.ratio is not None)]
     metered = tuple(r for r in gpus if r.curve is not None)
     return NodeEnergy(
         readings, Total(tuple(r for r in summed if r.curve is not None)), scope, Total(metered) if metered else None,
-        _lacking(scope, summed, bool(gpus) or not there.isdisjoint(("gpu", "socket"))), len(gpus) - len(metered),
-        tuple(dict.fromkeys(notes)),
+        _lacking(scope, summed, bool(gpus or unread) or not there.isdisjoint(("gpu", "socket"))),
+        len(gpus) - len(metered), tuple(dict.fromkeys(notes + unread)),
         any(m.device.attributes.get("shared") is True
             for s in node.samples for m in s.schema.metrics if m.device is not None),
     )
@@ -162,9 +166,13 @@ def _of_run(reading: Reading, window: Window) -> Reading:
 
 def _gpus(readings: Sequence[Reading], window: Window) -> list[Reading]:
     """The meters that make up the figure of a node's GPUs."""
-    vendor = [r for r in readings if r.sees in ("gpu", "module") and r.device.cls not in _TRUST and _summed(r)]
+    vendor = _of_vendor(readings)
     cray = [r for r in readings if r.sees == "gpu" and r.device.cls == "cray" and _summed(r)]
     return _first([vendor, cray], window)
+
+
+def _of_vendor(readings: Sequence[Reading]) -> list[Reading]:
+    return [r for r in readings if r.sees in ("gpu", "module") and r.device.cls not in _TRUST and _summed(r)]
 
 
 def _levels(readings: Sequence[Reading], gpus: list[Reading], window: Window) -> list[tuple[str, list[Reading]]]:
