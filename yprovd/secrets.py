@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from yprovd.shapes import NOT_VALUES, is_number, is_secret, spans_of
+from yprovd.shapes import ANCHORS, NOT_VALUES, STRONG, is_number, is_secret, spans_of
 
 HIDDEN = "***"
 #: Shorter values of variables are not sought in texts: they would be found everywhere.
@@ -77,6 +77,12 @@ class Masker:
                 at = text.find(form, at + len(form))
         yield from spans_of(text)
 
+    def suspects(self, data: bytes) -> bool:
+        """Whether a JSON text may hold a secret, in a name or a value: quick, and mostly no."""
+        text = data.decode("utf-8", "replace")
+        lower = text.lower()
+        return any(a in lower for a in ANCHORS) or any(form in text for form in self._forms)
+
     def text(self, text: str) -> str:
         """`text` with `***` for each secret; the very same object where there is none."""
         spans = self.spans(text)
@@ -109,22 +115,43 @@ class Masker:
             return [self.document(v) for v in value]
         return value
 
-    def overwrite(self, path: str | os.PathLike[str], begin: int = 0) -> int:
-        """Put `*` in the place of each character of a secret in a file that may still be written to: its length and what
-        others append stay. From `begin` on; returns up to where it has looked, from which a later call goes on. In
-        blocks, each with the end of the one before it: a secret across two is found. Raises OSError."""
+    def overwrite(self, path: str | os.PathLike[str], begin: int = 0, *, final: bool = True) -> int:
+        """Put `*` in the place of each character of a secret in a file that may still be written to: its length and
+        what others append stay. From `begin` on; returns up to where it has looked, from which a later call goes on.
+        In blocks, each with the end of the one before it: a secret across two is found. One at the very end may not be
+        complete yet, and is left unless `final`. Raises OSError."""
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             at = max(0, begin - OVERLAP)
-            while data := os.pread(fd, _BLOCK + OVERLAP, at):
+            while True:
+                data = os.pread(fd, _BLOCK + OVERLAP, at)
+                more = len(data) == _BLOCK + OVERLAP
                 for start, end in self.spans(data.decode("latin-1")):
-                    os.pwrite(fd, b"*" * (end - start), at + start)
-                if len(data) <= OVERLAP or len(data) < _BLOCK + OVERLAP:
+                    if end < len(data) or (final and not more):
+                        os.pwrite(fd, b"*" * (end - start), at + start)
+                if not more:
                     return at + len(data)
                 at += _BLOCK
-            return at
         finally:
             os.close(fd)
+
+    def in_binary(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a file of any size and kind holds a known value, or a token that is told by its beginning."""
+        forms = [f.encode("utf-8", "surrogateescape") for f in self._forms]
+        with open(path, "rb", buffering=0) as f:
+            rest = b""
+            while block := f.read(_BLOCK):
+                data = rest + block
+                if any(form in data for form in forms):
+                    return True
+                for anchor in STRONG:
+                    at = data.find(anchor)
+                    while at >= 0:
+                        if any(True for _ in spans_of(data[max(0, at - 8):at + 4096].decode("latin-1"))):
+                            return True
+                        at = data.find(anchor, at + 1)
+                rest = data[-4096:]
+        return False
 
 
 def hidden(name: str, value: Any) -> Any:

@@ -94,9 +94,14 @@ _SHAPES = (
                          r"(?:(?:(?!-----).){0,20000}?-----END (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----"
                          r"|(?:(?:\s|\\[nr]|[\"'+|>-])*[A-Za-z0-9+/=]{16,})*))", re.DOTALL),
 )
+#: Beginnings, as they are written, that random bytes do not have before such a shape.
+STRONG = (b"ghp_", b"gho_", b"ghs_", b"github_pat_", b"hf_", b"sk-", b"AKIA", b"xoxb-", b"xoxp-", b"glpat-", b"eyJ", b"npm_",
+          b"pypi-", b"AIza", b"PRIVATE KEY", b"hooks.slack.com/", b"AccountKey=")
 #: Words of which names of secrets are made, as they stand in a text.
 _WORDS = ("token", "passw", "passphrase", "secret", "key", "credential", "signature", "sig", "_pwd", "_pass", "auth",
           "cookie", "jwt", "_pat", "webhook")
+#: Every text with a shape or a name of a secret holds one of these, in lower case.
+ANCHORS = tuple({*(anchor for anchor, _pattern in _SHAPES), *(w.lstrip("_") for w in _WORDS), "pat"})
 _BEHIND = frozenset("\"'=:] \t\\,")
 _IN_NAME = re.compile(r"[\w.-]*\Z", re.ASCII)
 _ASSIGNED = re.compile(

@@ -160,7 +160,7 @@ class Code:
             self.facts["lists"] = self._write("repository.json", text.encode("utf-8", "backslashreplace"))
 
     def _write(self, name: str, data: bytes) -> dict[str, Any]:
-        return store(self.source / name, data)
+        return store(self.source, name, data)
 
     # -- commits that no remote has --------------------------------------------------------------------------------
 
@@ -194,15 +194,14 @@ class Code:
         self.facts["bundle"] = {**self._write("code.bundle", target.read_bytes()), "commits": count}
 
 
-def store(path: Path, data: bytes) -> dict[str, Any]:
-    """Write a file of `source/`; what the record says of it."""
+def store(source: Path, name: str, data: bytes) -> dict[str, Any]:
+    """Write a file of the run's `source/`; what the record says of it. Raises OSError."""
+    path = source / name
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     partial.write_bytes(data)
     os.replace(partial, path)
-    start = path.parts.index("source") if "source" in path.parts else 0
-    start = len(path.parts) - 1 - path.parts[::-1].index("source") if "source" in path.parts else start
-    return {"path": "/".join(path.parts[start:]), "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    return {"path": f"source/{name}", "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
 def without_password(remote: str) -> str:
