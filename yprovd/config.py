@@ -71,7 +71,7 @@ class Settings(NamedTuple):
     def without_secrets(self, masker: Masker) -> Settings:
         """As it is recorded: texts and tags masked."""
         user, organisation = (Person(*map(masker.text, person)) for person in (self.user, self.organisation))
-        shown = {k: v if isinstance(v, Person) else masker.document(v) for k, v in self._asdict().items()}
+        shown: dict[str, Any] = {k: masker.document(v) for k, v in self._asdict().items() if not isinstance(v, Person)}
         shown |= {"inputs": tuple(shown["inputs"]), "outputs": tuple(shown["outputs"]), "disable": self.disable,
                   "user": user, "organisation": organisation}
         return Settings(**shown)
@@ -102,7 +102,9 @@ def _bytes(value: Any) -> int | None:
     """`4GiB`, `500MB`, `1048576`; None for what is no number of bytes."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value if value >= 0 else None
-    m = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?) *([kKmMgGtT]?i?)[bB]?", value.strip()) if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    m = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?) *([kKmMgGtT]?i?)[bB]?", value.strip())
     if m is None or m[2].lower() not in _UNITS:
         return None
     return round(float(m[1]) * _UNITS[m[2].lower()])

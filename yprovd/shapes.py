@@ -13,12 +13,13 @@ from collections.abc import Iterator
 
 #: `X_token` is none with these in front: of language models, and numbers of them.
 _PLAIN_TOKENS = frozenset((
-    "pad", "eos", "bos", "unk", "mask", "sep", "cls", "image", "audio", "video", "special", "additional", "begin", "end",
-    "start", "stop", "first", "last", "next", "prev", "new", "max", "min", "num", "n", "per", "prefix", "suffix", "decoder",
-    "id", "sub", "word", "context", "time", "total", "each", "every", "fim", "blank", "ignore", "query", "register"))
+    "pad", "eos", "bos", "unk", "mask", "sep", "cls", "image", "audio", "video", "special", "additional", "begin",
+    "end", "start", "stop", "first", "last", "next", "prev", "new", "max", "min", "num", "n", "per", "prefix",
+    "suffix", "decoder", "id", "sub", "word", "context", "time", "total", "each", "every", "fim", "blank", "ignore",
+    "query", "register"))
 _SECRET_KEYS = frozenset((
-    "api", "access", "private", "secret", "encryption", "signing", "master", "ssh", "auth", "account", "shared", "deploy",
-    "subscription", "consumer", "storage", "client", "service", "session"))
+    "api", "access", "private", "secret", "encryption", "signing", "master", "ssh", "auth", "account", "shared",
+    "deploy", "subscription", "consumer", "storage", "client", "service", "session"))
 _SECRET_LAST = frozenset((
     "credential", "credentials", "jwt", "passphrase", "authtoken", "signature", "sig", "webhook", "cookie", "connstr"))
 _AFTER_ANOTHER = frozenset(("pass", "pwd", "pat", "auth", "sas"))
@@ -37,7 +38,7 @@ def is_secret(name: str) -> bool:
     if last == "key":
         return front in _SECRET_KEYS
     if last in _AFTER_ANOTHER:
-        return bool(front) and front not in ("old", "basic", "no", "ma", "pre", "first", "forward", "backward", "single")
+        return bool(front) and front not in ("old", "no", "ma", "pre", "first", "forward", "backward", "single")
     return last.endswith(("password", "passwd", "secret", "apikey")) or last in _SECRET_LAST
 
 
@@ -45,19 +46,20 @@ def is_number(value: str) -> bool:
     return value.isdecimal() and len(value) < 12
 
 
-#: (what stands in it, in lower case; the pattern that must match there; group `s` is the secret) ------------
 def _shape(anchor: str, pattern: str, flags: int = 0) -> tuple[str, re.Pattern[str]]:
     return anchor, re.compile(pattern, flags | re.ASCII)
 
 
 _EDGE = r"(?<![A-Za-z0-9_])"
 _MIXED = r"(?=[\w.~+/=-]*\d)"
+#: (what stands in it, in lower case; the pattern that must match there, whose group `s` is the secret)
 _SHAPES = (
     *(_shape(f"gh{c}_", rf"{_EDGE}(?P<s>gh{c}_[A-Za-z0-9]{{16,}})") for c in "pousr"),
     _shape("github_pat_", r"(?P<s>github_pat_\w{16,})"),
     _shape("hf_", rf"{_EDGE}(?P<s>hf_[A-Za-z0-9]{{20,}})"),
     _shape("api_org_", rf"{_EDGE}(?P<s>api_org_[A-Za-z0-9]{{20,}})"),
-    _shape("sk-", rf"(?<![A-Za-z0-9_-])(?P<s>sk-(?:(?:ant|proj|svcacct|admin|or|lf)-[\w-]{{12,}}|{_MIXED}[A-Za-z0-9]{{20,}}))"),
+    _shape("sk-", r"(?<![A-Za-z0-9_-])(?P<s>sk-(?:(?:ant|proj|svcacct|admin|or|lf)-[\w-]{12,}|"
+                  rf"{_MIXED}[A-Za-z0-9]{{20,}}))"),
     _shape("sk_", rf"{_EDGE}(?P<s>sk_(?:live|test)_[A-Za-z0-9]{{12,}})"),
     _shape("rk_", rf"{_EDGE}(?P<s>rk_(?:live|test)_[A-Za-z0-9]{{12,}})"),
     *(_shape(p, rf"(?<![A-Za-z0-9])(?P<s>{p.upper()}[0-9A-Z]{{16}})(?![A-Za-z0-9])") for p in ("akia", "asia")),
@@ -74,7 +76,7 @@ _SHAPES = (
     _shape("gsk_", rf"{_EDGE}(?P<s>gsk_[A-Za-z0-9]{{20,}})"),
     _shape("nvapi-", rf"{_EDGE}(?P<s>nvapi-[\w-]{{20,}})"),
     _shape("dckr_", r"(?P<s>dckr_[po]at_[\w-]{16,})"),
-    _shape("wandb_v", rf"(?P<s>wandb_v\d+_\w{{16,}})"),
+    _shape("wandb_v", r"(?P<s>wandb_v\d+_\w{16,})"),
     _shape("sg.", rf"{_EDGE}(?P<s>SG\.[\w-]{{16,}}\.[\w-]{{16,}})"),
     _shape("age-secret-key-", r"(?P<s>AGE-SECRET-KEY-1[0-9A-Z]{20,})"),
     _shape("hooks.slack.com/", r"hooks\.slack\.com/(?P<s>[\w/-]{8,})"),
@@ -95,8 +97,8 @@ _SHAPES = (
                          r"|(?:(?:\s|\\[nr]|[\"'+|>-])*[A-Za-z0-9+/=]{16,})*))", re.DOTALL),
 )
 #: Beginnings, as they are written, that random bytes do not have before such a shape.
-STRONG = (b"ghp_", b"gho_", b"ghs_", b"github_pat_", b"hf_", b"sk-", b"AKIA", b"xoxb-", b"xoxp-", b"glpat-", b"eyJ", b"npm_",
-          b"pypi-", b"AIza", b"PRIVATE KEY", b"hooks.slack.com/", b"AccountKey=")
+STRONG = (b"ghp_", b"gho_", b"ghs_", b"github_pat_", b"hf_", b"sk-", b"AKIA", b"xoxb-", b"xoxp-", b"glpat-", b"eyJ",
+          b"npm_", b"pypi-", b"AIza", b"PRIVATE KEY", b"hooks.slack.com/", b"AccountKey=")
 #: Words of which names of secrets are made, as they stand in a text.
 _WORDS = ("token", "passw", "passphrase", "secret", "key", "credential", "signature", "sig", "_pwd", "_pass", "auth",
           "cookie", "jwt", "_pat", "webhook")
@@ -149,7 +151,7 @@ def _is_value(m: re.Match[str]) -> bool:
     if option or name.isupper():
         return True
     if _EXPRESSION.fullmatch(value):  # of letters only, or `args.token`
-        return len(value) >= (16 if ":" in sep or "=" in sep and " " not in sep else 1000) and "." not in value \
+        return len(value) >= (16 if ":" in sep or ("=" in sep and " " not in sep) else 1000) and "." not in value \
             and "_" not in value
     return any(c.isdigit() for c in value) or len(value) >= 16
 

@@ -47,9 +47,9 @@ def facts_of(job: Mapping[str, Any], source: Path, masker: Masker | None = None)
             missing["batch_script"] = reason
         else:
             script = (source / _BATCH_SCRIPT).read_bytes()
-            if (kept := masker.data(script)) is not script:
-                (source / _BATCH_SCRIPT).write_bytes(kept)
-            stored["batch_script"] = {**_stored(source / _BATCH_SCRIPT), **({"masked": True} if kept is not script else {})}
+            kept = masker.data(script)
+            (source / _BATCH_SCRIPT).write_bytes(kept)
+            stored["batch_script"] = _stored(source / _BATCH_SCRIPT) | ({"masked": True} if kept is not script else {})
     except OSError as e:
         missing["batch_script"] = str(e.strerror)
     if not missing:

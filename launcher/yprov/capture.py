@@ -18,22 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from yprov.daemons import clean_environment
-from yprovd.secrets import HIDDEN, Masker, is_secret
+from yprovd.secrets import HIDDEN, Masker
+from yprovd.shapes import is_secret
 
 #: Variables that say how a job is laid out and what its libraries do. An allow-list: values of others may be secrets.
 ENVIRONMENT = frozenset((
-    "PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LIBRARY_PATH", "CPATH", "VIRTUAL_ENV", "CONDA_DEFAULT_ENV", "CONDA_PREFIX",
-    "CONDA_EXE", "LOADEDMODULES", "_LMFILES_", "MODULEPATH", "HOSTNAME", "LANG", "LC_ALL", "TZ", "SHELL", "TMPDIR",
-    "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
-    "HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_CACHE", "TRANSFORMERS_OFFLINE",
-    "TOKENIZERS_PARALLELISM", "WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "ENROOT_ROOTFS", "CH_RUNNING", "CC", "CXX",
+    "PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LIBRARY_PATH", "CPATH", "VIRTUAL_ENV", "CONDA_DEFAULT_ENV",
+    "CONDA_PREFIX", "CONDA_EXE", "LOADEDMODULES", "_LMFILES_", "MODULEPATH", "HOSTNAME", "LANG", "LC_ALL", "TZ",
+    "SHELL", "TMPDIR", "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK",
+    "MASTER_ADDR", "MASTER_PORT", "HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE",
+    "TRANSFORMERS_CACHE", "TRANSFORMERS_OFFLINE", "TOKENIZERS_PARALLELISM", "WANDB_MODE", "WANDB_PROJECT",
+    "WANDB_ENTITY", "ENROOT_ROOTFS", "CH_RUNNING", "CC", "CXX",
 ))
 _PREFIXES = (
-    "NCCL_", "RCCL_", "FI_", "MPICH_", "OMPI_", "UCX_", "UCC_", "I_MPI_", "PMI_", "PMIX_", "PALS_", "GLOO_", "OMP_", "KMP_",
-    "GOMP_", "MKL_", "OPENBLAS_", "BLIS_", "HSA_", "HIP_", "ROCM_", "ROCR_", "MIOPEN_", "AMD_", "CUDA_", "CUDNN_", "CUBLAS_",
-    "NVIDIA_", "NVTE_", "GPU_", "PYTHON", "TORCH", "PYTORCH_", "TRITON_", "TF_", "XLA_", "JAX_", "ACCELERATE_", "DS_",
-    "DEEPSPEED_", "MEGATRON_", "SLURM_", "PBS_", "LSB_", "FLUX_", "SINGULARITY", "APPTAINER", "SHIFTER_", "CRAY_", "PE_",
-    "LMOD_SYSTEM", "UV_", "PIXI_", "RAY_",
+    "NCCL_", "RCCL_", "FI_", "MPICH_", "OMPI_", "UCX_", "UCC_", "I_MPI_", "PMI_", "PMIX_", "PALS_", "GLOO_", "OMP_",
+    "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "BLIS_", "HSA_", "HIP_", "ROCM_", "ROCR_", "MIOPEN_", "AMD_", "CUDA_",
+    "CUDNN_", "CUBLAS_", "NVIDIA_", "NVTE_", "GPU_", "PYTHON", "TORCH", "PYTORCH_", "TRITON_", "TF_", "XLA_", "JAX_",
+    "ACCELERATE_", "DS_", "DEEPSPEED_", "MEGATRON_", "SLURM_", "PBS_", "LSB_", "FLUX_", "SINGULARITY", "APPTAINER",
+    "SHIFTER_", "CRAY_", "PE_", "LMOD_SYSTEM", "UV_", "PIXI_", "RAY_",
 )
 #: Longer values are cut.
 _LONGEST_VALUE = 8192

@@ -94,7 +94,7 @@ class Capturing:
         if self.repository is not None:
             self.code.pop("reasons", None)
             self.code |= self.repository.facts
-        facts = container.container_of(self.argv, os.environ, self.cwd)
+        facts = container.container_of(self.argv, os.environ)
         self.container = self.masker.document(facts)
         self.image = facts
         return {**({"code": self.code} if self.code else {}), **({"container": self.container} if facts else {})}
@@ -222,13 +222,21 @@ def seen_python(run_id: str, root: str = "/") -> Found | None:
     return None
 
 
+def _line(fd: int) -> bytes:
+    """Up to a line feed, and nothing behind it: `select` must see what comes next."""
+    out = b""
+    while not out.endswith(b"\n") and (byte := os.read(fd, 1)):
+        out += byte
+    return out
+
+
 def main() -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, set())  # the launcher blocks its signals, and we inherit that
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)  # meant for the job
     with contextlib.suppress(OSError):
         os.nice(19)
-    job = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[attr-defined]
+    job = json.loads(_line(0))
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != job["parent"]:
         return 1

@@ -17,19 +17,21 @@ from typing import Any
 
 _ASK_S = 3.0
 _BLOCK = 1 << 20
+_FORMAT = "{{.Id}} {{range .RepoDigests}}{{.}} {{end}}"
 #: Options of `docker run` and `podman run` without a value; every other one has one.
 _SWITCHES = {"-d", "-i", "-t", "-P", "--detach", "--init", "--interactive", "--no-healthcheck", "--oom-kill-disable",
-             "--privileged", "--publish-all", "--read-only", "--rm", "--sig-proxy", "--tty", "--replace", "--tls-verify",
-             "--no-hosts", "--quiet", "-q", "--rmi"}
+             "--privileged", "--publish-all", "--read-only", "--rm", "--sig-proxy", "--tty", "--replace",
+             "--tls-verify", "--no-hosts", "--quiet", "-q", "--rmi"}
 #: Options of `apptainer exec` with one; every other one has none.
-_VALUED = {"-B", "--bind", "--env", "--env-file", "-H", "--home", "-o", "--overlay", "-W", "--workdir", "--pwd", "--cwd",
-           "-S", "--scratch", "--app", "--apply-cgroups", "--dns", "--hostname", "--network", "--network-args", "--mount",
-           "--security", "--add-caps", "--drop-caps", "--fusemount", "--pem-path", "--docker-host", "--shell",
-           "--cpus", "--memory", "--cpuset-cpus", "--pids-limit", "--nvccli-path", "--config"}
+_VALUED = {"-B", "--bind", "--env", "--env-file", "-H", "--home", "-o", "--overlay", "-W", "--workdir", "--pwd",
+           "--cwd", "-S", "--scratch", "--app", "--apply-cgroups", "--dns", "--hostname", "--network",
+           "--network-args", "--mount", "--security", "--add-caps", "--drop-caps", "--fusemount", "--pem-path",
+           "--docker-host", "--shell", "--cpus", "--memory", "--cpuset-cpus", "--pids-limit", "--nvccli-path",
+           "--config"}
 _ENROOT_VALUED = {"-c", "--conf", "-e", "--env", "-m", "--mount", "--rc"}
 
 
-def container_of(command: Sequence[str], environ: Mapping[str, str], cwd: Path, root: Path = Path("/")) -> dict[str, Any]:
+def container_of(command: Sequence[str], environ: Mapping[str, str], root: Path = Path("/")) -> dict[str, Any]:
     """What the command line and the environment tell, without a digest; empty where there is no container."""
     started = _of_command(list(command))
     return started or _around(environ, root)
@@ -46,7 +48,8 @@ def _of_command(words: list[str]) -> dict[str, Any]:
         elif name in ("enroot", "ch-run"):
             image = _after(rest, ("start",) if name == "enroot" else (), lambda o: o in _ENROOT_VALUED)
         elif name == "shifter":
-            image = next((w.partition("=")[2] for w in rest if w.startswith("--image=")), "") or _option(rest, "--image", "-i")
+            given = next((w.partition("=")[2] for w in rest if w.startswith("--image=")), "")
+            image = given or _option(rest, "--image", "-i")
         elif word.startswith("--container-image="):  # pyxis, for srun
             name, image = "enroot", word.partition("=")[2]
         elif word == "--container-image" and rest:
@@ -142,8 +145,8 @@ def _asked(engine: str, image: str) -> dict[str, Any]:
     if shutil.which(engine) is None:
         return {"reason": f"`{engine}` is not in PATH"}
     try:
-        done = subprocess.run([engine, "image", "inspect", "--format", "{{.Id}} {{range .RepoDigests}}{{.}} {{end}}", image],
-                              stdin=subprocess.DEVNULL, capture_output=True, timeout=_ASK_S, check=False)
+        done = subprocess.run([engine, "image", "inspect", "--format", _FORMAT, image], stdin=subprocess.DEVNULL,
+                              capture_output=True, timeout=_ASK_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return {"reason": f"`{engine}` did not answer within {_ASK_S:g} s"}
     words = done.stdout.decode("utf-8", "replace").split()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _PYTHON = re.compile(r"(?:python|pypy)(?:\d+(?:\.\d+)*)?t?")
+_RUNNERS = ("uv", "conda", "mamba", "micromamba", "poetry", "pixi", "pipenv", "hatch", "pdm")
 _SHELLS = ("bash", "sh", "dash", "zsh", "ksh")
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 #: A script longer than this is not read.
@@ -69,7 +70,7 @@ def _of_words(words: list[str], shell: _Shell) -> Found | None:
         if (m := _ASSIGNED.fullmatch(word)) is not None:
             if m[1] == "PATH":
                 shell = replace(shell, path=_expanded(m[2], shell))
-        elif name in ("uv", "conda", "mamba", "micromamba", "poetry", "pixi", "pipenv", "hatch", "pdm") and "run" in rest[:6]:
+        elif name in _RUNNERS and "run" in rest[:6]:
             at = rest.index("run")
             if (found := _runner(name, rest[:at] + rest[at + 1:], shell)) is not None:
                 return found
@@ -78,9 +79,9 @@ def _of_words(words: list[str], shell: _Shell) -> Found | None:
                 return Found(where, f"`{word}` of the command")
         elif name in _SHELLS:
             return _of_shell(rest, shell)
-        elif not word.startswith("-") and "=" not in word and (where := shell.which(word)) is not None:
-            if (found := _of_program(where, shell)) is not None:
-                return found
+        elif (not word.startswith("-") and "=" not in word and (where := shell.which(word)) is not None
+              and (found := _of_program(where, shell)) is not None):
+            return found
         i += 1
     return None
 

@@ -1,10 +1,10 @@
 """The packages of an interpreter, read from their metadata, with hashes where they can be had. Runs nothing but
 `python -I -S -c` under a deadline, and that only where no file tells the version.
 
-source/environment.json: {"interpreter", "how", "version", "prefix", "base_prefix", "folders" [..], "packages": [{"name",
-"version", "folder" (an index), "installer"?, "direct_url"? (PEP 610), "editable"?, "record_sha256"?: SHA-256 of the
-sorted lines of its RECORD, which has the hash of each installed file, "hashes"? [.. of the lock file]}], "conda": [{
-"name", "version", "build", "channel", "url", "sha256"?, "md5"?}], "notes" [..]}.
+source/environment.json: {"interpreter", "how", "version", "prefix", "base_prefix", "folders" [..], "packages": [{
+"name", "version", "folder" (an index), "installer"?, "direct_url"? (PEP 610), "editable"?, "record_sha256"?: SHA-256 of
+the sorted lines of its RECORD, which has the hash of each installed file, "hashes"? [.. of the lock file]}], "conda":
+[{"name", "version", "build", "channel", "url", "sha256"?, "md5"?}], "notes" [..]}.
 source/requirements.txt is the same for `pip install -r`, with hashes where every package has some (pip takes all or
 none); source/conda.txt for `conda create --file`.
 """
@@ -36,7 +36,9 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def describe(found: Found, environ: Mapping[str, str], locks: list[Path], source: Path, masker: Masker) -> dict[str, Any]:
+def describe(
+    found: Found, environ: Mapping[str, str], locks: list[Path], source: Path, masker: Masker
+) -> dict[str, Any]:
     """Write the files; what the record says of them: {path, sha256, bytes, count, hashes, conda, interpreter, how,
     version, requirements {..}, conda_list {..}?}. Raises OSError."""
     place = _place(found.path)
@@ -149,8 +151,8 @@ def _distribution(path: Path) -> dict[str, Any] | None:
     if path.name.endswith(".egg-link"):
         target = Path(path.read_text(encoding="utf-8").splitlines()[0].strip())
         info = next(iter(sorted(target.glob("*.egg-info"))), None)
-        package = _distribution(info) if info is not None else None
-        return None if package is None else {**package, "editable": str(target)}
+        linked = _distribution(info) if info is not None else None
+        return None if linked is None else {**linked, "editable": str(target)}
     metadata = path if path.is_file() else path / ("METADATA" if path.name.endswith(".dist-info") else "PKG-INFO")
     with open(metadata, "rb") as f:
         head = f.read(_METADATA_LIMIT).decode("utf-8", "replace").replace("\r\n", "\n").partition("\n\n")[0]
@@ -205,7 +207,7 @@ def _hashes(locks: list[Path], notes: list[str]) -> dict[tuple[str, str], set[st
                 for section in ("default", "develop"):
                     for name, one in json.loads(text).get(section, {}).items():
                         add(name, one.get("version", ""), *one.get("hashes", ()))
-            elif path.suffix in (".lock", ".toml") and path.name in ("uv.lock", "poetry.lock", "pdm.lock", "pylock.toml"):
+            elif path.name in ("uv.lock", "poetry.lock", "pdm.lock", "pylock.toml"):
                 document = tomllib.loads(text)
                 for one in document.get("package", document.get("packages", ())):
                     files = [*one.get("wheels", ()), *one.get("files", ()), one.get("sdist") or {}]

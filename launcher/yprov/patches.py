@@ -80,11 +80,11 @@ def changes_of(git: Git, runs: Path, begun_ns: int) -> Changes:
             out.left_out.append((path, None, "another repository"))
             continue
         try:
-            about = os.lstat(git.root / os.fsdecode(path))
+            file = os.lstat(git.root / os.fsdecode(path))
         except OSError:
             continue  # it has gone
-        if about.st_mtime_ns > begun_ns:
-            out.left_out.append((path, about.st_size, "written after the run began"))
+        if file.st_mtime_ns > begun_ns:
+            out.left_out.append((path, file.st_size, "written after the run began"))
         else:
             out.untracked.append(path)
     return out
@@ -137,7 +137,7 @@ def _tracked_sections(git: Git, changes: Changes, excluded: list[bytes]) -> list
     data = git("diff", "--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames",
                "--ignore-submodules=dirty", "--src-prefix=a/", "--dst-prefix=b/", git.head or EMPTY_TREE, "--",
                ":(top)", *pathspecs, limit=4 * PATCH_LIMIT)
-    begins = [i for i in _line_starts(data, b"diff --git ")]
+    begins = _line_starts(data, b"diff --git ")
     sections = [data[a:b] for a, b in zip(begins, [*begins[1:], len(data)], strict=True)]
     kept = len(changes.tracked) - len(excluded)
     if len(sections) != kept:

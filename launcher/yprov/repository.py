@@ -81,7 +81,9 @@ class Code:
         def tree() -> None:
             self.facts["tree"] = tree_id(self.git, self.changes, self.entries, self.lfs)
 
-        self.changes, self.entries, self.lfs = Changes(), {}, set()
+        self.changes = Changes()
+        self.entries: dict[bytes, tuple[bytes, bytes]] = {}
+        self.lfs: set[bytes] = set()
         self._try("changes", changed)
         if "changes" in self.reasons:
             return
@@ -186,7 +188,7 @@ class Code:
             raise GitFailed(f"{count} commits are on no remote: more than {BUNDLE_LIMIT} bytes")
         for kind, data in git.contents(names):
             if self.masker.holds_secret(data):
-                raise GitFailed(f"{count} commits are on no remote, and a {kind} in them holds what looks like a secret")
+                raise GitFailed(f"{count} commits are on no remote: a {kind} in them holds what looks like a secret")
         refs = "HEAD\n" + (f"refs/heads/{git.branch}\n" if git.branch else "")
         target = git.scratch / "code.bundle"
         git("bundle", "create", os.fspath(target), "--stdin",

@@ -7,8 +7,8 @@ it optional, as the launcher writes it (`yprov.capture`, `yprov.repository`, `yp
                masked}, unpushed, bundle {path, sha256, bytes, commits}, lists {path, sha256, bytes}, submodules, lfs,
                lfs_missing, left_out, masked, reasons {what: why not}, script {path, stored, sha256, masked, reason}}
     environment {name: value}, modules {names [..], files [..]}
-    packages   {path, sha256, bytes, count, hashes, conda, interpreter, how, version, requirements {path, sha256, bytes},
-               conda_list {..}} or {reason}
+    packages   {path, sha256, bytes, count, hashes, conda, interpreter, how, version, requirements {path, sha256,
+               bytes}, conda_list {..}} or {reason}
     locks      [{path, stored, sha256, bytes, masked}]: copies of the project's lock files
     container  {engine, image, inside, name, digest, sha256, bytes, id, reason}
     capture    {seconds, unfinished {step: why}, reason}
@@ -89,7 +89,7 @@ def add_surroundings(doc: Document, run: QualifiedName, about: Mapping[str, Any]
         requirements = part(packages, "requirements")
         entity = doc.entity("packages", {
             "prov:type": qname("prov:Collection"), "prov:label": "packages", "yp:type": qname("yp:PackageSet"),
-            **_file(packages), "yp:count": packages.get("count"), "yp:hashed": packages.get("hashes"),
+            **_file(packages), "yp:packageCount": packages.get("count"), "yp:hashed": packages.get("hashes"),
             "yp:condaCount": packages.get("conda") or None, "yp:interpreter": packages.get("interpreter"),
             "yp:python": packages.get("version"), "yp:foundBy": packages.get("how"),
             "yp:requirements": requirements.get("path"), "yp:requirementsSha256": requirements.get("sha256"),
