@@ -200,6 +200,8 @@ def _untracked_section(
             raise _LeftOut("not a regular file")
         elif name.startswith(_SECRET_FILES) or name.endswith(_SECRET_ENDS):
             raise _LeftOut("a file of secrets, by its name")
+        elif masker.holds_secret(path):
+            raise _LeftOut("its name holds what looks like a secret")
         elif path in lfs:
             raise _LeftOut("kept by Git LFS")
         elif size > min(FILE_LIMIT, max(left, 0)):
