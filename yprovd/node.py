@@ -32,7 +32,7 @@ from yprovd.errors import SpoolFull, WireError
 from yprovd.files import FileWorker
 from yprovd.masking import masked_frames, values_of_process
 from yprovd.model import Sample
-from yprovd.opened import EVERY_S, OpenedFiles
+from yprovd.opened import EVERY_S, FIRST_S, OpenedFiles
 from yprovd.processes import about_source, carries_marker, end_job, job_processes
 from yprovd.rendezvous import endpoint, has_ended, read_keys
 from yprovd.sampler import Sampler
@@ -130,7 +130,7 @@ class NodeDaemon:
         self.files = FileWorker(run_dir / "artifacts", self._on_facts, hash_limit=settings.hash_limit,
                                 masker=self.masker)
         self.opened = OpenedFiles(root, str(run_dir)) if settings.opened_files else None
-        self.look_for_files_at = 0.0
+        self.look_for_files_at, self.files_pause_s = 0.0, FIRST_S
         self.written: list[dict[str, Any]] = []  # files that are complete when the run ends
         facts = node_facts(root)
         if told := devices.about(os.environ):
@@ -276,7 +276,8 @@ class NodeDaemon:
 
     def _look_for_files(self, opened: OpenedFiles) -> list[bytes]:
         """Files that the job has open now, as declarations; what is written is looked at when the run ends."""
-        self.look_for_files_at = time.monotonic() + EVERY_S
+        self.look_for_files_at = time.monotonic() + self.files_pause_s
+        self.files_pause_s = min(2 * self.files_pause_s, EVERY_S)
         frames = []
         for row in opened.look(self.tasks.processes(), self.clock.mono_ns()):
             if row["role"] == "output":

@@ -14,8 +14,8 @@ import stat
 from collections.abc import Iterable
 from typing import Any
 
-#: Seconds between two looks.
-EVERY_S = 10.0
+#: Seconds between two looks: at first few, since inputs are often read and closed at the beginning.
+FIRST_S, EVERY_S = 0.5, 10.0
 #: Processes and descriptors of one look, and files of the run on this node.
 MOST_PROCESSES, MOST_FDS, MOST_FILES = 2048, 1024, 1000
 _NOT = ("/proc/", "/sys/", "/dev/", "/usr/", "/lib/", "/lib64/", "/bin/", "/sbin/", "/etc/", "/run/", "/opt/rocm",

@@ -152,6 +152,8 @@ class Capture:
         self._thread.join(timeout_s)
         self.stop()
         self._thread.join(1.0)
+        if self._child.stdout is not None and not self._thread.is_alive():
+            self._child.stdout.close()
         left = [s for s in STEPS if s not in self._done]
         about: dict[str, Any] = {"seconds": round(time.monotonic() - self._began, 3)}
         if left:
