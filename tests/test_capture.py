@@ -21,9 +21,10 @@ from yprovd.secrets import Masker
 
 
 def test_variables_of_the_allow_list_only_and_without_secrets() -> None:
-    environ = {"NCCL_DEBUG": "INFO", "FI_PROVIDER": "cxi", "SLURM_JOB_ID": "7", "PYTHONHASHSEED": "0", "HOME": "/home/ada",
-               "MY_DATA": "x", "SLURM_JWT": "eyJx", "APPTAINERENV_HF_TOKEN": "abc", "TORCH_HOME": "/t", "OMP_NUM_THREADS": "8",
-               "NCCL_SOCKET": "https://u:pw0123@h/", "PYTHONPATH": "x" * 9000}
+    environ = {"NCCL_DEBUG": "INFO", "FI_PROVIDER": "cxi", "SLURM_JOB_ID": "7", "PYTHONHASHSEED": "0",
+               "HOME": "/home/ada", "MY_DATA": "x", "SLURM_JWT": "eyJx", "APPTAINERENV_HF_TOKEN": "abc",
+               "TORCH_HOME": "/t", "OMP_NUM_THREADS": "8", "NCCL_SOCKET": "https://u:pw0123@h/",
+               "PYTHONPATH": "x" * 9000}
     kept = environment_of(environ, Masker())
     assert len(kept.pop("PYTHONPATH")) == 8192
     assert kept == {"NCCL_DEBUG": "INFO", "FI_PROVIDER": "cxi", "SLURM_JOB_ID": "7", "PYTHONHASHSEED": "0",

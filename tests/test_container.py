@@ -20,7 +20,7 @@ DIGEST = "sha256:" + "a" * 64
         ("srun apptainer exec --nv -B /data:/data --env A=B image.sif python", "apptainer", "image.sif"),
         ("/opt/bin/singularity run --bind=/a --cleanenv docker://a/b:1 x", "singularity", "docker://a/b:1"),
         ("apptainer --debug exec --pwd /x image.sif", "apptainer", "image.sif"),
-        ("docker run --rm -it --gpus all -v /a:/b -e X=1 --name n nvcr.io/pytorch:24 python", "docker", "nvcr.io/pytorch:24"),
+        ("docker run --rm -it --gpus all -v /a:/b -e X=1 --name n nvcr.io/p:24 python", "docker", "nvcr.io/p:24"),
         ("podman run --network=host img", "podman", "img"),
         ("srun --container-image=nvcr.io#nvidia/pytorch:24.01 python x", "enroot", "nvcr.io#nvidia/pytorch:24.01"),
         ("srun --container-image img.sqsh python x", "enroot", "img.sqsh"),
@@ -33,10 +33,9 @@ def test_an_image_that_the_command_names(command: str, engine: str, image: str) 
     assert container_of(shlex.split(command), {}, Path("/no")) == {"engine": engine, "image": image, "inside": False}
 
 
-@pytest.mark.parametrize("command", ["python train.py", "docker ps", "apptainer exec", "apptainer", "echo docker run", ""])
+@pytest.mark.parametrize("command", ["python train.py", "docker ps", "apptainer exec", "apptainer", "docker", ""])
 def test_commands_without_one(command: str) -> None:
-    found = container_of(shlex.split(command), {}, Path("/no"))
-    assert found == {} or command == "echo docker run"
+    assert container_of(shlex.split(command), {}, Path("/no")) == {}
 
 
 def test_the_container_that_we_are_in(tmp_path: Path) -> None:
@@ -44,13 +43,14 @@ def test_the_container_that_we_are_in(tmp_path: Path) -> None:
         "engine": "apptainer", "image": "/a.sif", "inside": True, "name": "a.sif"}
     assert container_of(["x"], {"SHIFTER_IMAGEREQUEST": "docker:a"}, tmp_path)["image"] == "docker:a"
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".containerenv").write_text('engine="podman-4"\nname="n"\nid="i"\nimage="img:1"\nimageid="abc"\n')
+    (tmp_path / "run" / ".containerenv").write_text(
+        'engine="podman-4"\nname="n"\nid="i"\nimage="img:1"\nimageid="abc"\n')
     assert container_of(["x"], {}, tmp_path) == {"engine": "podman", "image": "img:1", "inside": True, "name": "n",
                                                  "digest": "abc", "id": "i"}
     (tmp_path / "run" / ".containerenv").unlink()
     (tmp_path / ".dockerenv").write_text("")
     (tmp_path / "proc" / "self").mkdir(parents=True)
-    (tmp_path / "proc" / "self" / "mountinfo").write_text(f"1 2 /var/lib/docker/containers/{'b' * 64}/hostname /etc/hostname")
+    (tmp_path / "proc" / "self" / "mountinfo").write_text(f"1 2 /var/lib/docker/containers/{'b' * 64}/hosts /etc/hosts")
     assert container_of(["x"], {}, tmp_path)["id"] == "b" * 64
 
 

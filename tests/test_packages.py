@@ -30,7 +30,8 @@ class Environment:
         self.site.mkdir(parents=True)
         (root / "venv" / "bin").mkdir()
         (root / "venv" / "bin" / "python").symlink_to("/bin/false")
-        (root / "venv" / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.12.7\ninclude-system-site-packages = false\n")
+        (root / "venv" / "pyvenv.cfg").write_text(
+            "home = /usr/bin\nversion = 3.12.7\ninclude-system-site-packages = false\n")
 
     def add(self, name: str, version: str, folder: Path | None = None, **files: str) -> None:
         info = (folder or self.site) / f"{name.replace('-', '_')}-{version}.dist-info"
@@ -60,7 +61,8 @@ def test_packages_of_a_virtual_environment(env: Environment) -> None:
     (env.site / "broken-1.dist-info").mkdir()
     (env.site / "old-2.0.egg-info").write_text("Metadata-Version: 1.0\nName: old\nVersion: 2.0\n")
     facts, document, requirements = env.described()
-    assert (facts["count"], facts["version"], facts["hashes"], facts["conda"], facts["how"]) == (3, "3.12.7", 0, 0, "a test")
+    told = facts["count"], facts["version"], facts["hashes"], facts["conda"], facts["how"]
+    assert told == (3, "3.12.7", 0, 0, "a test")
     assert [(p["name"], p["version"]) for p in document["packages"]] == [
         ("numpy", "1.26.4"), ("old", "2.0"), ("Ruamel.Yaml", "0.18")]
     numpy = document["packages"][0]
@@ -99,7 +101,8 @@ def test_where_a_package_came_from(env: Environment) -> None:
 
 
 LOCKS = {
-    "uv.lock": f'[[package]]\nname = "num-py"\nversion = "1"\nsdist = {{ hash = "{H1}" }}\nwheels = [{{ hash = "{H2}" }}]\n',
+    "uv.lock": f'[[package]]\nname = "num-py"\nversion = "1"\nsdist = {{ hash = "{H1}" }}\n'
+               f'wheels = [{{ hash = "{H2}" }}]\n',
     "poetry.lock": f'[[package]]\nname = "num_py"\nversion = "1"\nfiles = [{{hash = "{H1}"}}, {{hash = "{H2}"}}]\n',
     "pylock.toml": f'[[packages]]\nname = "num.py"\nversion = "1"\nwheels = [{{hashes = {{sha256 = "{"a" * 64}"}}}}, '
                    f'{{hashes = {{sha256 = "{"b" * 64}"}}}}]\n',
@@ -183,8 +186,8 @@ def test_a_real_environment_is_told_as_python_tells_it(tmp_path: Path) -> None:
     site = next((tmp_path / "venv" / "lib").glob("python*")) / "site-packages"
     Environment.add(type("E", (), {"site": site})(), "thing", "1.0")  # type: ignore[arg-type]
     facts = describe(Found(python, ""), {}, [], tmp_path / "source", Masker())
-    listed = subprocess.run([python, "-c", "import importlib.metadata as m; print(*(d.name for d in m.distributions()))"],
-                            capture_output=True, text=True, check=True).stdout.split()
+    ask = "import importlib.metadata as m; print(*(d.name for d in m.distributions()))"
+    listed = subprocess.run([python, "-E", "-c", ask], capture_output=True, text=True, check=True).stdout.split()
     assert listed == ["thing"]
     assert (facts["count"], facts["version"]) == (1, sys.version.split()[0])
 

@@ -22,9 +22,9 @@ from tests.test_repository import IDENTITY, git
 from yprovd.spool import SpoolReader
 
 #: What only its variable's name tells: found nowhere else but as a value.
-BY_NAME = {"HF_TOKEN": "valueOfHfToken-1", "WANDB_API_KEY": "value of wandb key 2", "AWS_SECRET_ACCESS_KEY": "valueOfAws/3",
-           "OPENAI_API_KEY": "valueOfOpenai'4\"", "APPTAINERENV_MY_SECRET": "valueInContainer5",
-           "SLURM_JWT": "valueOfJwt-6-and-more"}
+BY_NAME = {"HF_TOKEN": "valueOfHfToken-1", "WANDB_API_KEY": "value of wandb key 2",
+           "AWS_SECRET_ACCESS_KEY": "valueOfAws/3", "OPENAI_API_KEY": "valueOfOpenai'4\"",
+           "APPTAINERENV_MY_SECRET": "valueInContainer5", "SLURM_JWT": "valueOfJwt-6-and-more"}
 LATE = "exportedLater-7"
 SCRIPT = '''
 import json, os, sys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -238,7 +239,7 @@ def test_what_is_too_large_is_left_out_with_a_reason(
 
 
 def test_too_much_to_read_has_no_tree(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patches, "READ_LIMIT", 100)
+    monkeypatch.setattr("yprov.trees.READ_LIMIT", 100)
     (repo / "new").write_bytes(b"x" * 101)
     facts, _source = code_of(repo, tmp_path)
     assert "tree" not in facts
@@ -354,9 +355,8 @@ def test_files_of_lfs_are_their_pointers(repo: Path, tmp_path: Path) -> None:
     assert (facts["lfs"], facts["lfs_missing"]) == (3, 1)
     assert {one["path"]: one["reason"] for one in lists["left_out"]} == {
         "a.pt": "kept by Git LFS", "c.pt": "kept by Git LFS"}
-    import hashlib
-
-    expected = f"version https://git-lfs.github.com/spec/v1\noid sha256:{hashlib.sha256(content).hexdigest()}\nsize 7000\n"
+    digest = hashlib.sha256(content).hexdigest()
+    expected = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize 7000\n"
     for name in ("a.pt", "c.pt"):
         (repo / name).write_text(expected)  # as the clean filter would give it
     assert facts["tree"] == tree_of(repo, tmp_path)

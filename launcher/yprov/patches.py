@@ -1,4 +1,4 @@
-"""What differs between a commit and the work tree, as one patch for `git apply`, and as git's tree identifier.
+"""What differs between a commit and the work tree, as one patch for `git apply`.
 
 The patch is `git diff --binary --full-index HEAD` and, behind it, each untracked file as a new one, in the same format
 (git-diff(1), "Generating patch text"; binary: `literal`, deflated, in base 85, apply.c). It is bounded per file and in
@@ -9,7 +9,6 @@ out. A masked patch does not give the same files, and may not apply.
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 import stat
 import zlib
@@ -19,13 +18,12 @@ from typing import Any, NamedTuple
 
 from yprov.gitting import EMPTY_TREE, Git, GitFailed, zero_separated
 from yprovd.secrets import Masker
-from yprovd.swhid import COMMIT, EXECUTABLE, FILE, LINK, content_digest, directory_id
+from yprovd.swhid import COMMIT, EXECUTABLE, FILE, LINK, content_digest
 
-#: Bytes of one file, and of all, that are kept in the patch; and of those that are read for the tree's identifier.
-FILE_LIMIT, PATCH_LIMIT, READ_LIMIT = 4 << 20, 16 << 20, 1 << 30
-#: Changed and untracked files that are looked at.
+#: Bytes of one file, and of all, that are kept in the patch.
+FILE_LIMIT, PATCH_LIMIT = 4 << 20, 16 << 20
+#: Untracked files that are looked at: more are data, and there is no patch.
 MOST_FILES = 20_000
-_LFS = b"version https://git-lfs.github.com/spec/v1\n"
 #: Files that are made to hold secrets.
 _SECRET_FILES = (".env", ".netrc", ".pypirc", ".pgpass", "id_rsa", "id_ed25519", "id_ecdsa", ".git-credentials")
 _SECRET_ENDS = (".pem", ".key", ".p12", ".pfx", ".kdbx", ".keystore")
@@ -72,6 +70,8 @@ def changes_of(git: Git, runs: Path, begun_ns: int) -> Changes:
     own = os.path.relpath(runs, git.root)
     skip = () if own.startswith("..") or own == "." else (f"--exclude=/{_literal(own)}/",)
     listed = zero_separated(git("ls-files", "--others", "--exclude-standard", "--exclude=yprov-runs/", *skip, "-z"))
+    if len(listed) > MOST_FILES:
+        raise GitFailed(f"{len(listed)} files are untracked and not ignored: more than {MOST_FILES}")
     for path in listed:
         first = git.root / os.fsdecode(path.split(b"/", 1)[0])
         if own == "." and (first / "run.json").is_file():
@@ -266,71 +266,3 @@ def quoted(path: bytes) -> bytes:
     escapes = {7: b"\\a", 8: b"\\b", 9: b"\\t", 10: b"\\n", 11: b"\\v", 12: b"\\f", 13: b"\\r", 34: b'\\"', 92: b"\\\\"}
     return b'"%s"' % b"".join(
         escapes.get(c) or (b"%c" % c if 32 <= c < 127 else b"\\%03o" % c) for c in path)
-
-
-def lfs_paths(git: Git, paths: list[bytes]) -> set[bytes]:
-    """Those of the paths whose content Git LFS keeps."""
-    if not paths:
-        return set()
-    words = git("check-attr", "-z", "--stdin", "filter", feed=b"\0".join(paths)).split(b"\0")
-    return {path for path, value in zip(words[::3], words[2::3], strict=False) if value == b"lfs"}
-
-
-def lfs_pointer(path: Path) -> bytes:
-    """What git has in the place of a file that Git LFS keeps (its specification, version 1)."""
-    with open(path, "rb") as f:
-        head = f.read(200)
-        if head.startswith(_LFS):
-            return head + f.read(1024)
-        f.seek(0)
-        digest = hashlib.file_digest(f, "sha256").hexdigest()
-        return b"%soid sha256:%s\nsize %d\n" % (_LFS, digest.encode(), f.tell())
-
-
-def tree_entries(git: Git) -> dict[bytes, tuple[bytes, bytes]]:
-    """{path: (mode, digest)} of HEAD."""
-    if not git.head:
-        return {}
-    out = {}
-    for line in zero_separated(git("ls-tree", "-r", "-z", "--full-tree", git.head)):
-        about, _, path = line.partition(b"\t")
-        mode, _kind, name = about.split(b" ")
-        out[path] = mode, bytes.fromhex(name.decode())
-    return out
-
-
-def tree_id(git: Git, changes: Changes, entries: dict[bytes, tuple[bytes, bytes]], lfs: set[bytes]) -> str:
-    """`swh:1:dir:...` of the work tree: the tree that `git add --all` and `git write-tree` would give, without what the
-    command itself has written. Raises GitFailed where it cannot be told."""
-    if git.sha256:
-        raise GitFailed("the repository names objects by SHA-256: they are no SWHIDs")
-    entries = dict(entries)
-    to_hash: list[tuple[bytes, bytes]] = []
-    size = 0
-    for path, mode in [*((c.path, c.mode) for c in changes.tracked), *((p, b"?") for p in changes.untracked)]:
-        entries.pop(path, None)
-        if not mode:
-            continue
-        full = git.root / os.fsdecode(path)
-        try:
-            about = os.lstat(full)
-            if stat.S_ISLNK(about.st_mode):
-                entries[path] = LINK, content_digest(os.fsencode(os.readlink(full)))
-            elif stat.S_ISDIR(about.st_mode):
-                entries[path] = COMMIT, bytes.fromhex(Git(full, git.scratch / f"sub{len(entries)}").head)
-            elif stat.S_ISREG(about.st_mode):
-                kind = mode if mode in (FILE, EXECUTABLE) else (EXECUTABLE if about.st_mode & 0o100 else FILE)
-                if path in lfs:
-                    entries[path] = kind, content_digest(lfs_pointer(full))
-                else:
-                    to_hash.append((path, kind))
-                size += about.st_size
-        except (OSError, ValueError) as e:
-            raise GitFailed(f"{os.fsdecode(path)}: {e}") from None
-        if size > READ_LIMIT:
-            raise GitFailed(f"more than {READ_LIMIT} bytes are changed or untracked")
-    if to_hash:
-        names = git("hash-object", "--stdin-paths", feed=b"".join(quoted(p) + b"\n" for p, _kind in to_hash)).split()
-        for (path, kind), name in zip(to_hash, names, strict=True):
-            entries[path] = kind, bytes.fromhex(name.decode())
-    return directory_id((path, mode, digest) for path, (mode, digest) in entries.items())

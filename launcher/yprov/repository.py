@@ -21,15 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from yprov.gitting import Git, GitFailed
-from yprov.patches import (
-    Changes,
-    changes_of,
-    lfs_paths,
-    lfs_pointer,
-    make_patch,
-    tree_entries,
-    tree_id,
-)
+from yprov.patches import Changes, changes_of, make_patch
+from yprov.trees import lfs_paths, lfs_pointer, tree_entries, tree_id
 from yprovd.secrets import Masker
 from yprovd.swhid import COMMIT
 

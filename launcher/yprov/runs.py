@@ -48,7 +48,7 @@ def create(
         (run_dir / "logs").mkdir()
         shown = settings.without_secrets(masker)
         words = tuple(masked(command, masker))
-        return run_dir, _describe(run_dir, run_id, name, now, shown, words, root, placement)
+        return run_dir, _describe(run_dir, run_id, name, now, shown, words, masker.text(os.getcwd()), root, placement)
     except OSError as e:
         raise YprovError(f"cannot make a run in `{parent}`: {e.strerror}",
                          hint="yprov run --dir DIRECTORY -- COMMAND   with a directory that you may write to") from None
@@ -65,7 +65,7 @@ def _slug(name: str) -> str:
 
 
 def _describe(
-    run_dir: Path, run_id: str, name: str, now: int, settings: Settings, command: Sequence[str], root: str,
+    run_dir: Path, run_id: str, name: str, now: int, settings: Settings, command: Sequence[str], cwd: str, root: str,
     placement: Placement | None,
 ) -> RunConfig:
     """The run's configuration, also as `run.json`. The sockets' directory is made last, so that nothing is left."""
@@ -74,7 +74,7 @@ def _describe(
     if placement is not None:
         placed = {"nodes": placement.nodes, "job": placement.job, "grace_s": placement.grace_s}
     config = RunConfig(
-        run_id=run_id, name=name, created_ns=now, command=tuple(command), cwd=os.getcwd(),
+        run_id=run_id, name=name, created_ns=now, command=tuple(command), cwd=cwd,
         runtime_dir=_node_local(run_id) if placement else _runtime_dir(run_id), settings=settings, root=root,
         software=__version__, **placed,
         launcher={"host": os.uname().nodename, "boot_id": boot_id(), "pid": os.getpid(),
