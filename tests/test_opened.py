@@ -50,7 +50,7 @@ def test_a_run_that_asks_for_it_notes_them_and_what_is_declared_stays_declared(t
     (tmp_path / "in.csv").write_text("data")
     (tmp_path / "declared.csv").write_text("data")
     program = ("import time; a = open('in.csv'); b = open('declared.csv'); c = open('out.pt', 'w'); c.write('x'); "
-               "c.flush(); time.sleep(1.5)")
+               "c.flush(); time.sleep(3)")
     done = yprov("run", "-q", "--opened-files", "--input", "declared.csv", "--", sys.executable, "-c", program,
                  cwd=tmp_path)
     assert done.returncode == 0, done.stderr

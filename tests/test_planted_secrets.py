@@ -121,7 +121,7 @@ def test_no_planted_secret_is_in_any_file_of_the_archive(tmp_path: Path, code: P
                           NCCL_NET_PLUGIN="https://ada:pl4ntedUrlPassw0rd@example.org/",
                           http_proxy="http://ada:pl4ntedUrlPassw0rd@proxy/", LOADEDMODULES="gcc/12:cuda/12.4")
     line = (f"export LATE_TOKEN={LATE}; {sys.executable} train.py --hf-token {BY_NAME['HF_TOKEN']} "
-            "--pad-token '<pad>'; true")
+            "--pad-token '<pad>'; until [ -e $YPROV_RUN_DIR/source/repository.json ]; do sleep 0.1; done")
     tags = [f"--tag=k{i}={text}" for i, text in enumerate(secret_texts)]
     done = yprov("run", "--keep-spool", "--dir", str(tmp_path / "yprov-runs"), "--tag", "api_key=onlyByName-9",
                  "--experiment", "e ghp_Pl4ntedGithubToken0123456789abcdefgh", "--input", "requirements.txt",

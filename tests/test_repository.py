@@ -246,6 +246,18 @@ def test_too_much_to_read_has_no_tree(repo: Path, tmp_path: Path, monkeypatch: p
     assert facts["reasons"] == {"tree": "more than 100 bytes are changed or untracked"}
 
 
+def test_too_many_untracked_files_leave_the_changes_of_the_others(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patches, "MOST_FILES", 1)
+    make_dirty(repo)
+    facts, source = code_of(repo, tmp_path)
+    assert "untracked files" in facts["reasons"]["tree"]
+    assert "more than 1" in facts["reasons"]["untracked"]
+    assert facts["dirty"] is True
+    assert b"+print(3)" in (source / "code.diff").read_bytes()
+
+
 def test_secrets_are_masked_in_text_and_files_made_for_them_left_out(repo: Path, tmp_path: Path) -> None:
     (repo / "train.py").write_text(f"token = '{TOKEN}'\n")
     (repo / "new.yaml").write_text(f"key: {TOKEN}\nlr: 0.1\n")

@@ -184,6 +184,7 @@ class Capturing:
         """Until the command has ended, and then to the end of the logs, as far as time is left."""
         while not self._ended(_LOGS_S):
             self._mask_logs(final=False)
+        self.said({"masked_logs": dict(self.looked_to)}, [])  # what is left may be too much for the time
         self._mask_logs(final=True)
         return {"masked_logs": dict(self.looked_to)}
 

@@ -60,7 +60,7 @@ class Git:
         found = find(folder)
         if found is None:
             raise GitFailed("no git repository")
-        self.program, self.scratch, self._left_s = program, scratch, left_s
+        self.program, self.scratch, self.left_s = program, scratch, left_s
         self.root, self.git_dir = found
         scratch.mkdir(parents=True)
         self.common = self.git_dir
@@ -150,7 +150,7 @@ class Git:
         self, words: Sequence[str], environ: dict[str, str], folder: Path, feed: bytes = b"", limit: int = 1 << 20
     ) -> bytes:
         """Output goes to a file of ours, so that no amount of it fills the memory or blocks git."""
-        left = min(_CALL_S, self._left_s())
+        left = min(_CALL_S, self.left_s())
         what = next((w for w in words if not w.startswith("-") and "=" not in w), "git")
         if left <= 0:
             raise GitFailed(f"no time was left for `git {what}`")
@@ -184,7 +184,7 @@ class Git:
         assert child.stdout is not None
         try:
             for name in names:
-                if self._left_s() <= 0:
+                if self.left_s() <= 0:
                     raise GitFailed("no time was left to read its objects")
                 words = child.stdout.readline().split()
                 if len(words) != 3 or not words[2].isdigit():

@@ -39,10 +39,11 @@ class Change(NamedTuple):
 
 @dataclass
 class Changes:
-    """`tracked`: against HEAD; `untracked`: not ignored. `left_out`: (path, bytes, reason). `masked`: paths."""
+    """`tracked`: against HEAD; `untracked`: not ignored, None where they could not be listed. `left_out`: (path, bytes,
+    reason). `masked`: paths."""
 
     tracked: list[Change] = field(default_factory=list)
-    untracked: list[bytes] = field(default_factory=list)
+    untracked: list[bytes] | None = None
     left_out: list[tuple[bytes, int | None, str]] = field(default_factory=list)
     masked: list[bytes] = field(default_factory=list)
     patch: bytes = b""
@@ -51,15 +52,14 @@ class Changes:
         """For source/repository.json."""
         return {
             "changed": [{"path": os.fsdecode(c.path), "status": c.status} for c in self.tracked],
-            "untracked": [os.fsdecode(p) for p in self.untracked],
+            "untracked": [os.fsdecode(p) for p in self.untracked or ()],
             "left_out": [{"path": os.fsdecode(p), "bytes": n, "reason": r} for p, n, r in self.left_out],
             "masked": [os.fsdecode(p) for p in self.masked],
         }
 
 
-def changes_of(git: Git, runs: Path, begun_ns: int) -> Changes:
-    """What differs. `runs`: the folder of the runs, whose files are none of the code, if it lies in the work tree;
-    untracked files that were written after `begun_ns` are the command's own."""
+def tracked_changes(git: Git) -> Changes:
+    """What differs from HEAD, of the files that git knows. Raises GitFailed."""
     out = Changes()
     words = zero_separated(git("diff", "--raw", "-z", "--no-abbrev", "--no-renames", "--no-ext-diff",
                                "--ignore-submodules=dirty", git.head or EMPTY_TREE, "--"))
@@ -67,11 +67,18 @@ def changes_of(git: Git, runs: Path, begun_ns: int) -> Changes:
         _old, mode, _a, _b, status = about.split(b" ")
         if status != b"U":
             out.tracked.append(Change(path, b"" if status == b"D" else mode, status.decode()))
+    return out
+
+
+def add_untracked(git: Git, out: Changes, runs: Path, begun_ns: int) -> None:
+    """The files that git does not know, and does not ignore. `runs`: the folder of the runs, whose files are none of
+    the code, if it lies in the work tree; what was written after `begun_ns` is the command's own. Raises GitFailed."""
     own = os.path.relpath(runs, git.root)
     skip = () if own.startswith("..") or own == "." else (f"--exclude=/{_literal(own)}/",)
     listed = zero_separated(git("ls-files", "--others", "--exclude-standard", "--exclude=yprov-runs/", *skip, "-z"))
     if len(listed) > MOST_FILES:
         raise GitFailed(f"{len(listed)} files are untracked and not ignored: more than {MOST_FILES}")
+    out.untracked = []
     for path in listed:
         first = git.root / os.fsdecode(path.split(b"/", 1)[0])
         if own == "." and (first / "run.json").is_file():
@@ -87,7 +94,6 @@ def changes_of(git: Git, runs: Path, begun_ns: int) -> Changes:
             out.left_out.append((path, file.st_size, "written after the run began"))
         else:
             out.untracked.append(path)
-    return out
 
 
 def _literal(path: str) -> str:
@@ -122,7 +128,7 @@ def make_patch(git: Git, changes: Changes, masker: Masker, lfs: set[bytes]) -> N
         if masked is not part:
             changes.masked.append(path)
         out.append(masked)
-    for path in changes.untracked:
+    for path in changes.untracked or ():
         section = _untracked_section(git.root, path, changes, masker, lfs, PATCH_LIMIT - total)
         total += len(section)
         out.append(section)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from yprov.gitting import Git, GitFailed
-from yprov.patches import Changes, changes_of, make_patch
+from yprov.patches import Changes, add_untracked, make_patch, tracked_changes
 from yprov.trees import lfs_paths, lfs_pointer, tree_entries, tree_id
 from yprovd.secrets import Masker
 from yprovd.swhid import COMMIT
@@ -59,9 +59,12 @@ class Code:
             self.reasons[what] = self.masker.text(str(e))
 
     def take_changes(self, runs: Path, begun_ns: int) -> None:
-        """The patch and the tree's identifier. `runs`, `begun_ns`: see `yprov.patches.changes_of`."""
+        """The patch and the tree's identifier. `runs`, `begun_ns`: see `yprov.patches.add_untracked`."""
         def changed() -> None:
-            self.changes = changes_of(self.git, runs, begun_ns)
+            self.changes = tracked_changes(self.git)
+
+        def untracked() -> None:
+            add_untracked(self.git, self.changes, runs, begun_ns)
 
         def patch() -> None:
             make_patch(self.git, self.changes, self.masker, self.lfs)
@@ -80,9 +83,12 @@ class Code:
         self._try("changes", changed)
         if "changes" in self.reasons:
             return
+        self._try("untracked", untracked)
         changes = self.changes
-        self.facts["dirty"] = bool(changes.tracked or changes.untracked)
-        self.facts["untracked"] = len(changes.untracked)
+        if changes.tracked or changes.untracked is not None:
+            self.facts["dirty"] = bool(changes.tracked or changes.untracked)
+        if changes.untracked is not None:
+            self.facts["untracked"] = len(changes.untracked)
         self._try("tree", self._read_entries)
         self._try("diff", patch)
         if "tree" not in self.reasons:
@@ -95,11 +101,11 @@ class Code:
 
     def _read_entries(self) -> None:
         self.entries = tree_entries(self.git)
-        names = [p for p in (*self.entries, *(c.path for c in self.changes.tracked), *self.changes.untracked)
+        names = [p for p in (*self.entries, *(c.path for c in self.changes.tracked), *(self.changes.untracked or ()))
                  if p.rpartition(b"/")[2] == b".gitattributes"]
         attributes = [self.git.root / os.fsdecode(p) for p in names] + [self.git.shadow / "info" / "attributes"]
         if any(b"filter=lfs" in p.read_bytes() for p in attributes if p.is_file() and p.stat().st_size < 1 << 20):
-            everything = {*self.entries, *(c.path for c in self.changes.tracked), *self.changes.untracked}
+            everything = {*self.entries, *(c.path for c in self.changes.tracked), *(self.changes.untracked or ())}
             self.lfs = lfs_paths(self.git, sorted(everything))
 
     def _submodules(self) -> None:
@@ -118,8 +124,9 @@ class Code:
             one: dict[str, Any] = {"path": name, "commit": commit, "url": without_password(urls.get(name, ""))}
             if (self.git.root / name / ".git").exists():
                 try:
-                    sub = Git(self.git.root / name, self.git.scratch / f"module{i}", self.git._left_s)
-                    changes = changes_of(sub, self.source.parent, 1 << 62)
+                    sub = Git(self.git.root / name, self.git.scratch / f"module{i}", self.git.left_s)
+                    changes = tracked_changes(sub)
+                    add_untracked(sub, changes, self.source.parent, 1 << 62)
                     one |= {"checked_out": sub.head, "dirty": bool(changes.tracked or changes.untracked)}
                 except (GitFailed, OSError) as e:
                     one["reason"] = str(e)

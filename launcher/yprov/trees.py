@@ -52,10 +52,12 @@ def tree_id(git: Git, changes: Changes, entries: dict[bytes, tuple[bytes, bytes]
     command itself has written. Raises GitFailed where it cannot be told."""
     if git.sha256:
         raise GitFailed("the repository names objects by SHA-256: they are no SWHIDs")
+    if changes.untracked is None:
+        raise GitFailed("its untracked files are not known")
     entries = dict(entries)
     to_hash: list[tuple[bytes, bytes]] = []
     size = 0
-    for path, mode in [*((c.path, c.mode) for c in changes.tracked), *((p, b"?") for p in changes.untracked)]:
+    for path, mode in [*((c.path, c.mode) for c in changes.tracked), *((p, b"?") for p in changes.untracked or ())]:
         entries.pop(path, None)
         if not mode:
             continue
