@@ -51,13 +51,15 @@ def test_a_run_that_asks_for_it_notes_them_and_what_is_declared_stays_declared(t
     (tmp_path / "declared.csv").write_text("data")
     program = ("import time; a = open('in.csv'); b = open('declared.csv'); c = open('out.pt', 'w'); c.write('x'); "
                "c.flush(); time.sleep(3)")
-    done = yprov("run", "-q", "--opened-files", "--input", "declared.csv", "--", sys.executable, "-c", program,
+    done = yprov("run", "-q", "--opened-files", "--output", "declared.csv", "--", sys.executable, "-c", program,
                  cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     doc = document(only_run(tmp_path))
     roles = {record["prov:entity"].removeprefix("run:"): record.get("prov:role")
              for kind in ("used", "wasGeneratedBy") for record in doc[kind].values()}
-    assert (roles["input/in.csv"], roles["input/declared.csv"], roles["output/out.pt"]) == ("opened", "input", "opened")
+    assert (roles["input/in.csv"], roles["output/out.pt"]) == ("opened", "opened")
+    assert roles["output/declared.csv"] == "output"
+    assert "input/declared.csv" not in roles
     assert attribute(doc["entity"]["output/out.pt"], "sha256") is not None
 
 

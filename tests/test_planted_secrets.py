@@ -41,7 +41,7 @@ for i, text in enumerate(texts):
 yprov.log_param("service_password", "onlyByName-8")
 yprov.log_params({"login": {"api_key": "onlyByName-9"}, "pad_token": "<pad>", "digest": "9f86d081" * 8})
 yprov.log_param("known", os.environ["HF_TOKEN"] + " and " + os.environ["LATE_TOKEN"])
-print("known:", *(os.environ[n] for n in ("HF_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY")))
+print("known:", *(os.environ[n] for n in ("HF_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY", "LATE_TOKEN")))
 yprov.log_artifact("config.yaml", copy=True)
 yprov.log_artifact("weights.bin", copy=True)
 yprov.log_input("ghp_Pl4ntedGithubToken0123456789abcdefgh.txt")
