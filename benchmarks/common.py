@@ -118,7 +118,7 @@ def only_run(cwd: Path) -> Path:
 
 def record_of(run_dir: Path) -> Any:
     """What the kept spool of a run says (`yprovd.stitch.record.Record`)."""
-    from yprovd.stitch.record import read_record
+    from yprovd.stitch.reading import read_record
 
     return read_record(sorted((run_dir / "spool").glob("*.spool")))
 

@@ -23,7 +23,19 @@ from pathlib import Path
 if __name__ == "__main__":  # as a script: this folder must not hide modules, the repository's root must be found
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks import archive, calls, cluster, daemon, drift, importing, sensors, slowdown, survival, wrapping
+from benchmarks import (
+    archive,
+    calls,
+    cluster,
+    daemon,
+    document,
+    drift,
+    importing,
+    sensors,
+    slowdown,
+    survival,
+    wrapping,
+)
 from benchmarks.common import Row
 
 
@@ -48,6 +60,7 @@ MEASUREMENTS: dict[str, Callable[[bool], list[Row]]] = {
     "sensors": sensors.sensors,
     "wrapper": wrapping.wrapper,
     "archive": archive.archive,
+    "document": document.document,
     "kills": kills,
     "drift": drift.drift,
     "cluster": cluster.cluster,

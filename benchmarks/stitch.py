@@ -25,7 +25,8 @@ from tests.stitch.builders import T0, RunSpool, S, counter, gauge, package
 from yprovd.model import Device, Metric, Sample
 from yprovd.spool import spool_files
 from yprovd.stitch.attribution import attribute
-from yprovd.stitch.record import Record, read_record
+from yprovd.stitch.reading import read_record
+from yprovd.stitch.record import Record
 from yprovd.stitch.series import write_series
 from yprovd.wire import Kind, pack_metrics, pack_samples
 

@@ -594,6 +594,32 @@ for k in range(2000):
     assert done.stderr == "yprov: 1 events were not recorded: they cannot be written\n"
 
 
+def test_results_and_datasets_say_what_they_are(tmp_path: Path) -> None:
+    said = said_by(f"""
+import yprov
+yprov.log_param("lr", 0.1)
+yprov.log_params({{"best": {{"lr": 0.3}}}}, role="output")
+with yprov.context("training"):
+    yprov.log_dataset("digits", {str(tmp_path)!r} + "/digits.csv")
+""")
+    assert [(e["name"], e["value"], e.get("role", "input")) for e in said.of("param")] == [
+        ("lr", 0.1, "input"), ("best.lr", 0.3, "output")]
+    (declared,) = said.files
+    assert (declared["role"], declared["name"], declared["path"], declared["context"]) == (
+        "dataset", "digits", f"{tmp_path}/digits.csv", "training")
+
+
+def test_a_parameter_of_a_role_that_there_is_not_is_told_and_counted() -> None:
+    with Listener() as listener:
+        done = run_script("import yprov; yprov.log_param('odd', 1, role='both')", listener.endpoint)
+        said = listener.only()
+    assert done.stderr == ("yprov: log_param('odd') was not recorded: the role of a parameter is `input` or `output`, "
+                           "not `both`\n")
+    assert said.of("param") == []
+    assert said.exit is not None
+    assert said.exit["dropped"] == 1
+
+
 # -- how it ends -------------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from yprovd.errors import SpoolFull
 from yprovd.spool import SpoolReader, SpoolWriter, spool_files
-from yprovd.stitch.record import read_record
+from yprovd.stitch.reading import read_record
 from yprovd.testing import ManualClock
 from yprovd.wire import MAGIC, Frame, Kind, Packer, pack
 

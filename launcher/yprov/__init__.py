@@ -21,6 +21,7 @@ epoch = _client.epoch
 event = _client.event
 flush = _client.flush
 log_artifact = _client.log_artifact
+log_dataset = _client.log_dataset
 log_input = _client.log_input
 log_metric = _client.log_metric
 log_metrics = _client.log_metrics
@@ -37,6 +38,7 @@ __all__ = [
     "event",
     "flush",
     "log_artifact",
+    "log_dataset",
     "log_input",
     "log_metric",
     "log_metrics",

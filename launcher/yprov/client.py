@@ -209,15 +209,19 @@ class Client:
             for name, value in items:
                 self.log_metric(name, value, step, context)
 
-    def log_param(self, name: str, value: Any) -> None:
-        """Record a parameter of the run (a hyperparameter, a setting). The last value logged counts."""
+    def log_param(self, name: str, value: Any, role: str = "input") -> None:
+        """Record a parameter of the run (a hyperparameter, a setting); with `role="output"` a result that the run came
+        to (the best learning rate of a search). The last value logged counts."""
         if self.enabled:
             try:
-                self.put({"t": monotonic_ns(), "e": "param", "name": str(name), "value": plain(value)})
+                if role not in ("input", "output"):
+                    raise ValueError(f"the role of a parameter is `input` or `output`, not `{role}`")
+                self.put({"t": monotonic_ns(), "e": "param", "name": str(name), "value": plain(value),
+                          **({} if role == "input" else {"role": role})})
             except Exception:
                 self.trouble("log_param", name)
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
+    def log_params(self, params: Mapping[str, Any], role: str = "input") -> None:
         """`log_param` for each item; nested mappings become names with dots (`optimizer.lr`)."""
         if self.enabled:
             try:
@@ -225,7 +229,7 @@ class Client:
             except Exception:
                 return self.trouble("log_params")
             for name, value in items:
-                self.log_param(name, value)
+                self.log_param(name, value, role)
 
     def context(self, name: str) -> Span:
         """`with yprov.context("training"):` what happens inside belongs to it. Contexts nest: training/augment."""
@@ -257,16 +261,20 @@ class Client:
         """A file that the run made (or, with `role="input"`, read). `copy=True` keeps a copy in the run's archive."""
         self._file(role, path, None, copy=copy)
 
+    def log_dataset(self, name: str, path: str | os.PathLike[str]) -> None:
+        """A dataset that the run uses in the context that is open: models declared later come from it."""
+        self._file("dataset", path, name, copy=False)
+
     def log_model(self, name: str, path: str | os.PathLike[str]) -> None:
-        """A model or checkpoint, complete on disk at this moment."""
+        """A model or checkpoint, complete on disk at this moment. Declared again, it is the next version of it."""
         self._file("model", path, name, copy=False)
 
     def _file(self, role: str, path: str | os.PathLike[str], name: str | None, *, copy: bool) -> None:
         if not self.enabled:
             return
         try:
-            if role not in ("input", "output", "model"):
-                raise ValueError(f"a role is `input`, `output` or `model`, not `{role}`")
+            if role not in ("input", "output", "dataset", "model"):
+                raise ValueError(f"a role is `input`, `output`, `dataset` or `model`, not `{role}`")
             where = os.path.abspath(os.fspath(path))
             scope = _scope.get() or self.main_scope
             self.put({"t": monotonic_ns(), "e": "file", "role": role, "path": where,

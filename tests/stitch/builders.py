@@ -24,7 +24,8 @@ from typing import Any
 
 from yprovd.model import Absence, Device, Metric, Sample, Schema, Trace
 from yprovd.spool import SpoolWriter, spool_files
-from yprovd.stitch.record import Record, read_record
+from yprovd.stitch.reading import read_record
+from yprovd.stitch.record import Record
 from yprovd.wire import Kind, Packer, pack_metrics, pack_samples, pack_traces
 
 S = 1_000_000_000

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from prov.model import ProvDocument
 from prov.serializers.provjson import ProvJSONSerializer
 
+from tests.stitch.golden.large import large_attribution, large_record, large_series
 from tests.stitch.golden.small import (
     RUN_ID,
     T0,
@@ -33,11 +34,12 @@ from tests.stitch.golden.small import (
     small_record,
     small_series,
 )
+from yprovd.model import Device, Metric, Schema
 from yprovd.stitch.attribution import Attribution
 from yprovd.stitch.document import base_iri, clean, slug
 from yprovd.stitch.facts import host_list
 from yprovd.stitch.provenance import build_document
-from yprovd.stitch.record import MetricTable, Param, Record
+from yprovd.stitch.record import MetricTable, Node, Param, Record, Samples
 from yprovd.stitch.report import EnergyReport, MeterRow
 from yprovd.stitch.states import final_state
 from yprovd.stitch.validate import check_document
@@ -212,6 +214,16 @@ def test_document_does_not_grow_with_the_nodes() -> None:
     assert nodes["yp:devices"] == "rapl: 300 x package-0"
 
 
+def test_document_of_a_thousand_nodes_and_five_hundred_epochs_stays_small() -> None:
+    data = build_document(large_record(), large_attribution(), large_series())
+    doc = json.loads(data)
+    assert check_document(doc) == []
+    assert len(data) <= 1_000_000
+    assert sum(len(records) for kind, records in doc.items() if kind != "prefix") <= 2000
+    assert sum("/epoch/" in k for k in doc["activity"]) == 500
+    assert doc["entity"]["run:nodes"]["yp:devices"] == "gpu: 8192 x NVIDIA H200"
+
+
 def test_series_are_found_by_readers_of_yprov4ml() -> None:
     doc = built()
     loss = doc["entity"]["run:series/metrics/training/loss"]
@@ -248,6 +260,19 @@ def test_parameters_keep_their_types_and_the_last_value_stands() -> None:
     assert entities["run:param/none"]["prov:value"] == "null"
 
 
+def test_results_are_what_the_run_made_and_not_what_it_used() -> None:
+    record = small_record()
+    record.params = [Param("lr", 0.1, 0, T0), Param("lr", 0.3, 0, T0 + S, "output"), Param("best", 7, 0, T0, "output")]
+    doc = built(record)
+    assert plain(doc["entity"]["run:param/lr"]["prov:value"]) == "0.1"
+    assert plain(doc["entity"]["run:result/lr"]["prov:value"]) == "0.3"
+    used, made = edges(doc, "used", "entity"), edges(doc, "wasGeneratedBy", "entity", "activity")
+    assert ("run:param/lr",) in used
+    assert not {e for e in used if e[0].startswith("run:result/")}
+    assert {("run:result/lr", "run:run"), ("run:result/best", "run:run")} <= made
+    assert doc["entity"]["run:result/best"]["prov:type"] == "provml:HyperParameter"
+
+
 def test_parameter_logged_again_with_an_older_value_has_that_value() -> None:
     record = small_record()
     record.params = [Param("lr", v, 0, T0 + i) for i, v in enumerate((1, 2, 1))]
@@ -264,6 +289,78 @@ def test_model_declared_twice_has_two_versions_of_one_model() -> None:
     assert ("run:model/resnet/2", "run:ctx/training/epoch/1") in made
     assert doc["entity"]["run:model/resnet/2"]["prov:location"] == "artifacts/1.pt"
     assert doc["entity"]["run:model/resnet/2"]["prov:type"] == "provml:Model"
+
+
+@pytest.mark.parametrize(("context", "sources"), [
+    ("training", {"dataset/digits", "input/early.cfg", "dataset/augmented"}),
+    (None, {"dataset/digits", "input/early.cfg", "dataset/augmented"}),
+    ("training/inner", {"dataset/digits", "input/early.cfg", "dataset/augmented", "input/inner"}),
+    ("fine-tuning", {"dataset/digits", "input/early.cfg"}),
+])
+def test_model_comes_from_the_data_that_its_training_had_used_by_then(context: str | None, sources: set[str]) -> None:
+    record = small_record()
+    record.files = [
+        file("model", "net", 5.0, context=context),
+        file("dataset", "digits", 1.0),
+        file("input", "early.cfg", 2.0),
+        file("dataset", "augmented", 3.0, context="training"),
+        file("dataset", "held out", 3.0, context="validation"),
+        file("input", "late.cfg", 6.0),
+        file("code", "train.py", 1.0),
+        *([file("input", "inner", 3.0, context="training/inner")] if context else []),
+    ]
+    doc = built(record)
+    derived = {e[1].removeprefix("run:") for e in edges(doc, "wasDerivedFrom", "generatedEntity", "usedEntity")
+               if e[0] == "run:model/net"}
+    assert derived == sources
+    assert doc["entity"]["run:dataset/digits"]["prov:type"] == "provml:Dataset"
+    assert doc["entity"]["run:dataset/digits"]["yp:type"] == {"$": "yp:Dataset", "type": "xsd:QName"}
+
+
+def test_epoch_says_what_the_metrics_had_come_to() -> None:
+    record = small_record()
+    rows = [  # name, context, epoch, process, at, value
+        ("loss", "training", 0, 1, 3.5, 9.0),  # rank 1 is later, and rank 0 is the lowest
+        ("loss", "training", 0, 0, 3.0, 1 / 3), ("loss", "training", 0, 0, 2.0, 0.9),
+        ("accuracy", "training", 0, 1, 2.0, float("nan")), ("loss", "validation", 0, 0, 2.0, 5.0),
+        ("loss", "training", None, 0, 2.0, 6.0), ("loss", "training", 1, 1, 5.0, 0.25),
+    ]
+    keys = list(dict.fromkeys((r[0], r[1], r[2]) for r in rows))
+    record.metrics = MetricTable(
+        keys, np.array([keys.index((r[0], r[1], r[2])) for r in rows]), np.array([T0 + round(r[4] * S) for r in rows]),
+        np.zeros(len(rows), dtype=np.int64), np.array([r[5] for r in rows]), np.array([r[3] for r in rows]))
+    activities = built(record)["activity"]
+    assert activities["run:ctx/training/epoch/0"]["yp:metrics"] == '{"accuracy": "nan", "loss": 0.3333333}'
+    assert activities["run:ctx/training/epoch/1"]["yp:metrics"] == '{"loss": 0.25}'
+    assert "yp:metrics" not in activities["run:ctx/training"]
+
+
+def test_each_kind_of_device_is_told_of_once() -> None:
+    def gpus(host: str, names: list[str], **more: Any) -> Node:
+        metrics = tuple(Metric("hw.power", "W", "gauge", "power", 1.0, Device("gpu", f"{host}-{i}", name, {
+            "vendor": "amd", "index": i, **more})) for i, name in enumerate(names))
+        ticks = T0 + S * np.arange(1, dtype=np.int64)
+        return Node(host, f"boot-{host}", {}, [Samples(Schema(S, metrics, ()), ticks, ticks, ticks - T0,
+                                                       np.zeros((1, len(metrics))))])
+
+    record = small_record()
+    record.nodes = [gpus("a", ["MI250X"] * 8, driver="6.2"), gpus("b", ["MI250X"] * 4 + ["MI300A"], driver="6.3")]
+    doc = built(record)
+    large, small = doc["entity"]["run:devices/gpu"], doc["entity"]["run:devices/gpu-2"]
+    assert (large["yp:deviceModel"], plain(large["yp:deviceCount"])) == ("MI250X", "12")
+    assert large["yp:devicesOfNodes"] == "4 on 1 nodes\n8 on 1 nodes"
+    assert (large["yp:vendor"], large["yp:driver"]) == ("amd", "8 x 6.2\n4 x 6.3")
+    assert (small["yp:deviceModel"], plain(small["yp:devicesPerNode"]), small["yp:driver"]) == ("MI300A", "1", "6.3")
+    assert {("run:nodes", "run:devices/gpu"), ("run:nodes", "run:devices/gpu-2")} <= edges(
+        doc, "hadMember", "collection", "entity")
+
+
+def test_document_has_an_attribute_on_a_line_and_a_relation_on_one() -> None:
+    lines = build_document(small_record(), small_attribution(), small_series()).decode().splitlines()
+    assert '  "run:param/on": {' in lines
+    assert '   "prov:value": true,' in lines
+    (relation,) = [line for line in lines if '"prov:usedEntity": "run:code"' in line]
+    assert relation.lstrip().endswith(': {"prov:generatedEntity": "run:code.diff", "prov:usedEntity": "run:code"}')
 
 
 def test_input_of_many_ranks_is_one_entity_used_once() -> None:

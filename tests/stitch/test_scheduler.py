@@ -31,7 +31,8 @@ from yprovd.stitch.attribution import attribute
 from yprovd.stitch.document import base_iri
 from yprovd.stitch.presence import Dark, presence_of
 from yprovd.stitch.provenance import build_document
-from yprovd.stitch.record import Record, merged_facts
+from yprovd.stitch.record import Record
+from yprovd.stitch.said import merged_facts
 from yprovd.stitch.scheduling import job_of
 from yprovd.stitch.series import write_series
 from yprovd.stitch.validate import check_document, validate_run

@@ -65,7 +65,7 @@ def test_every_group_opens_with_xarray(run: RunSpool) -> None:
     run.finish(3.0)
     path, _infos = write(run)
     groups = {"host", "rapl", "sensor", "clock", "metrics/training", "spans", "events", "nodes", "processes",
-              "tasks", "meters"}
+              "tasks", "meters", "accounts"}
     tree = xr.open_datatree(path, engine="zarr")
     assert {g.strip("/") for g in tree.groups} == groups | {"", "metrics"}
     for group in groups:
@@ -548,6 +548,30 @@ def test_spans_events_nodes_and_processes_are_tables(run: RunSpool) -> None:
     assert json.loads(nodes.facts[0])["cpu_model"] == "Example"
     processes = opened(path, "processes").to_dataframe()
     assert (processes.host[0], processes.pid[0], processes["rank"][0]) == ("n1", 77, 0)
+
+
+def test_what_every_part_of_the_run_cost_is_a_table(run: RunSpool) -> None:
+    node = run.node("n1", [ENERGY])
+    for t in range(11):
+        node.sample(t, [10.0 * t])
+    rank = run.process("n1", rank=0)
+    with rank.span(1.0, 9.0, "context", "training"):
+        for k in range(3):
+            with rank.span(1.0 + 2 * k, 3.0 + 2 * k, "epoch", k):
+                rank.metric(1.5 + 2 * k, "loss", 0.5, step=10 + k)
+    run.finish(10.0)
+    path, _infos = write(run)
+    accounts = opened(path, "accounts").to_dataframe()
+    assert accounts.path.tolist() == ["", "ctx/training", *(f"ctx/training/epoch/{k}" for k in range(3))]
+    assert accounts.kind.tolist() == ["run", "context", "epoch", "epoch", "epoch"]
+    assert accounts.energy.tolist() == pytest.approx([100.0, 80.0, 20.0, 20.0, 20.0])
+    assert accounts.energy_outside.tolist() == pytest.approx([20.0, 20.0, 20.0, 20.0, 20.0])
+    assert accounts.epoch.tolist()[2:] == [0, 1, 2]
+    assert accounts.epoch.isna().tolist()[:2] == [True, True]
+    assert accounts.first_step.tolist()[2:] == [10, 11, 12]
+    assert accounts.begin[1].value == ns(1.0)
+    assert accounts.duration.tolist() == pytest.approx([10.0, 8.0, 2.0, 2.0, 2.0])
+    assert "gpu_energy" not in accounts  # nobody measured it
 
 
 def test_an_empty_run_is_a_store_without_groups(run: RunSpool) -> None:

@@ -141,10 +141,10 @@ def test_changed_array_is_found(run_dir: Path) -> None:
 
 
 def test_removed_record_is_found(run_dir: Path) -> None:
-    rewrite(run_dir, lambda doc: doc["entity"].pop("run:nodes"))
+    rewrite(run_dir, lambda doc: doc["entity"].pop("run:param/on"))
     problems = validate_run(run_dir)
     assert len(problems) == 1
-    assert "refers to `run:nodes`, which is not declared" in problems[0]
+    assert "refers to `run:param/on`, which is not declared" in problems[0]
 
 
 def test_number_that_is_no_json_is_found(run_dir: Path) -> None:

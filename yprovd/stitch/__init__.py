@@ -108,7 +108,7 @@ def _make(run_dir: Path, files: list[Path], progress: Callable[[str], None]) -> 
     from yprovd.stitch.attribution import attribute
     from yprovd.stitch.crate import build_crate
     from yprovd.stitch.provenance import build_document
-    from yprovd.stitch.record import read_record
+    from yprovd.stitch.reading import read_record
     from yprovd.stitch.series import write_series
     from yprovd.stitch.states import final_state
 

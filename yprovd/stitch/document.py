@@ -196,9 +196,27 @@ class Document:
 
     def to_json(self) -> bytes:
         """PROV-JSON, UTF-8. `prov`'s own encoder, called without its registry, whose imports cost 0.1 s."""
-        doc = encode_json_document(self._doc)
-        text = json.dumps(doc, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-        return (text + "\n").encode()
+        return _lines(encode_json_document(self._doc)).encode()
+
+
+def _lines(doc: Mapping[str, Mapping[str, Any]]) -> str:
+    """JSON with one attribute on a line, a relation on one: to be read, searched and compared, at 3/4 of the bytes
+    that plain indentation takes."""
+    kinds = []
+    for kind, records in sorted(doc.items()):
+        rows = []
+        for key, record in sorted(records.items()):
+            if kind in ("entity", "activity", "agent"):
+                inside = ",\n".join(f"   {_json(name)}: {_json(value)}" for name, value in sorted(record.items()))
+                rows.append(f"  {_json(key)}: {{\n{inside}\n  }}" if inside else f"  {_json(key)}: {{}}")
+            else:
+                rows.append(f"  {_json(key)}: {_json(record)}")
+        kinds.append(f" {_json(kind)}: {{\n" + ",\n".join(rows) + "\n }")
+    return "{\n" + ",\n".join(kinds) + "\n}\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
 def _role(role: str) -> dict[QualifiedName, str] | None:

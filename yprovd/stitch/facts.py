@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yprovd.stitch.document import json_text
-from yprovd.stitch.record import DeclaredFile, Node, Record, Samples
+from yprovd.stitch.record import DeclaredFile, Record, Samples
 
 if TYPE_CHECKING:
     from yprovd.stitch.report import EnergyReport
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: Lines of a text that lists something; the rest is counted in its last line.
 MOST_LINES = 30
 MOST_FILES = 300
+#: Roles of files that are called something, wherever they lie.
+NAMED = ("dataset", "model")
 #: What the energy is that of, by its scope (`yprovd.stitch.energy`).
 _SCOPES = {"node": "whole nodes", "platform": "the processors' platform and the GPUs",
            "module": "modules of processor, memory and GPU", "partial": "a part of the nodes"}
@@ -47,10 +49,12 @@ def command_of(record: Record) -> tuple[str, ...]:
     return tuple(str(c) for c in command) if isinstance(command, (list, tuple)) else ()
 
 
-def parameters_of(record: Record) -> dict[str, list[Any]]:
-    """The different values of each parameter, in time: the last one stands."""
+def parameters_of(record: Record, role: str = "input") -> dict[str, list[Any]]:
+    """The different values of each parameter of a role ("input", "output"), in time: the last one stands."""
     out: dict[str, dict[str, Any]] = {}
     for p in record.params:
+        if p.role != role:
+            continue
         values = out.setdefault(p.name, {})
         key = f"{type(p.value).__name__} {json_text(p.value)}"
         values.pop(key, None)  # logged again: it is the last one now
@@ -95,31 +99,6 @@ def host_list(hosts: Iterable[str]) -> str:
     return ",".join(sorted(plain + out))
 
 
-def node_attributes(nodes: list[Node]) -> dict[str, Any]:
-    """The attributes of the one entity that stands for all nodes."""
-    def distinct(key: str) -> str:
-        counts = Counter(str(n.facts[key]) for n in nodes if n.facts.get(key) not in (None, ""))
-        if len(counts) == 1:
-            return next(iter(counts))
-        return lines_of(f"{count} x {value}" for value, count in sorted(counts.items()))
-
-    def total(key: str) -> int | None:
-        values = [n.facts[key] for n in nodes if isinstance(n.facts.get(key), int)]
-        return sum(values) if values else None
-
-    hosts = sorted({n.host for n in nodes})
-    return {
-        "yp:nodeCount": len(hosts),
-        "yp:nodeList": host_list(hosts),
-        "yp:cpuModel": distinct("cpu_model"),
-        "yp:logicalCpus": total("logical_cpus"),
-        "yp:memoryBytes": total("memory_bytes"),
-        "yp:kernel": distinct("kernel"),
-        "yp:machine": distinct("machine"),
-        "yp:devices": _devices(nodes),
-    }
-
-
 def energy_attributes(report: EnergyReport) -> dict[str, Any]:
     """The attributes of the entity that stands for the energy of the run. What each meter counted is in the store."""
     there, gpus = report.energy_j is not None, report.gpu_energy_j is not None
@@ -149,16 +128,6 @@ def _energy_text(report: EnergyReport) -> str:
     if report.shared:
         parts.append("other jobs may have used a part of it")
     return "; ".join(parts)
-
-
-def _devices(nodes: list[Node]) -> str:
-    """`gpu: 8 x NVIDIA H200` for each class of devices, one line each."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for node in nodes:
-        seen = {(m.device.cls, m.device.id, m.device.name)
-                for s in node.samples for m in s.schema.metrics if m.device is not None and m.device.cls != "sensor"}
-        counts.update((cls, name) for cls, _id, name in seen)
-    return lines_of(f"{cls}: {n} x {name}" if name else f"{cls}: {n}" for (cls, name), n in sorted(counts.items()))
 
 
 @dataclass(frozen=True)
@@ -205,13 +174,16 @@ def _counted(blocks: list[Samples], name: str) -> int:
     """The sum of one of the sampler's counters, which start at 0 with every daemon."""
     out = 0.0
     for block in blocks:
-        for column, metric in enumerate(block.schema.metrics):
-            if metric.name == name:
-                values = block.values[:, column]
-                values = values[np.isfinite(values)]
-                if len(values):
-                    steps = np.diff(values, prepend=0.0)
-                    out += float(np.where(steps >= 0, steps, values).sum())
+        columns = [column for column, metric in enumerate(block.schema.metrics) if metric.name == name]
+        values = block.values[:, columns]
+        if np.isfinite(values).all():
+            steps = np.diff(values, axis=0, prepend=0.0)
+            out += float(np.where(steps >= 0, steps, values).sum())
+            continue
+        for column in values.T:
+            there = column[np.isfinite(column)]
+            steps = np.diff(there, prepend=0.0)
+            out += float(np.where(steps >= 0, steps, there).sum())
     return round(out)
 
 
@@ -230,11 +202,11 @@ class Version:
 def versions_of(files: list[DeclaredFile]) -> tuple[list[list[Version]], int]:
     """Declared files by what they are: a list of versions, in time, for each; and how many versions are left out.
 
-    A model is what its name says; any other file is what its path says.
+    A model or a dataset is what its name says; any other file is what its path says.
     """
     groups: dict[tuple[str, str], list[Version]] = {}
     for f in sorted(files, key=lambda f: f.wall_ns):
-        group = groups.setdefault((f.role, f.name if f.role == "model" else f.path), [])
+        group = groups.setdefault((f.role, f.name if f.role in NAMED else f.path), [])
         same = next((v for v in reversed(group) if _same(v, f)), None)
         if same is None:
             group.append(Version(f, processes={f.process}))

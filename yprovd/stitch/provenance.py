@@ -5,17 +5,22 @@ is a pure function of the record (see `yprovd.stitch.document` for what holds fo
 
     id (each with the prefix `run:`)    kind      is
     run                                 activity  the wrapped command, from begin to end
-    ctx/<context>[/epoch/<k>][/span/<name>]       a context, an epoch, all spans of one name
+    ctx/<context>[/epoch/<k>][/span/<name>]       a context, an epoch with its last metrics, all spans of one name
     step/<job>.<step>                   activity  an srun, mpirun... of the command, with its ranks and what it cost
     monitoring                          activity  the daemons at work
     command                             entity    what was executed: the run brings it about, it starts the contexts
     job job/script experiment environment packages container nodes energy code code.diff code.bundle script telemetry
-    param/<name>  series/<path>  input/<name>  output/<name>  model/<name>  source/<name>
+    param/<name>  result/<name>  series/<path>  devices/<class>  source/<name>
+    input/<name>  output/<name>  dataset/<name>  model/<name>
     user/<name>  org/<name>  software/<name>      agents
 
 `prov:type` is a standard class or the string that yProv4ML's readers look for, `yp:type` is our own class. A name says
 its unit (`energyJ`, `durationSeconds`, `sizeBytes`); an absent figure is not there. Raise `FORMAT` when a record or an
 attribute changes its meaning; the golden file is tests/stitch/golden/prov.json.
+
+A model is derived from the version before it and, the first one, from the inputs and datasets that were in use by then:
+of the run itself, of the model's context and what holds it, or, for a model that was declared outside of contexts, of
+every context that is not for validation or testing.
 
 `record.run` as the launcher writes it, all of it optional: config (`RunConfig.to_json`), user, uid, host, python, code,
 environment, packages, container... (`yprovd.stitch.sources`), scheduler (the facts of `yprovd.slurm`, see
@@ -28,6 +33,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +41,13 @@ from prov.model import QualifiedName
 
 from yprovd.stitch.attribution import Account, Attribution
 from yprovd.stitch.document import Document, json_text, qname, slug, time_of
+from yprovd.stitch.epochs import final_metrics
 from yprovd.stitch.facts import (
     Version,
     command_of,
     energy_attributes,
     host_list,
     lines_of,
-    node_attributes,
     parameters_of,
     part,
     run_id_of,
@@ -49,6 +55,7 @@ from yprovd.stitch.facts import (
     watch_of,
     whole,
 )
+from yprovd.stitch.machines import device_kinds, node_attributes
 from yprovd.stitch.presence import presence_of
 from yprovd.stitch.record import DeclaredFile, Record
 from yprovd.stitch.scheduling import attempt_of, job_attributes, job_of
@@ -61,15 +68,17 @@ if TYPE_CHECKING:
 FORMAT = 1
 STORE = "series.zarr"
 #: What is beyond stays in the Zarr store only; the run says how many (`yp:epochsOmitted`...).
-MOST = {"context": 200, "epoch": 500, "span": 100, "param": 1000, "series": 1000, "step": 200}
+MOST = {"context": 200, "epoch": 500, "span": 100, "param": 1000, "series": 1000, "step": 200, "source": 20}
 #: yProv4ML's names for what a context is for.
 _LEARNING = {
     **dict.fromkeys(("train", "training"), "provml:TrainingExecution"),
     **dict.fromkeys(("val", "valid", "validation", "evaluation"), "provml:ValidationExecution"),
     **dict.fromkeys(("test", "testing"), "provml:TestingExecution"),
 }
-_FILE_TYPES = {"input": "provml:Dataset", "model": "provml:Model"}
-_FILE_CLASSES = {"input": "yp:Input", "output": "yp:Artifact", "model": "yp:Model", "code": "yp:SourceFile"}
+_NOT_LEARNED_FROM = ("provml:ValidationExecution", "provml:TestingExecution")
+_FILE_TYPES = {"input": "provml:Dataset", "dataset": "provml:Dataset", "model": "provml:Model"}
+_FILE_CLASSES = {"input": "yp:Input", "dataset": "yp:Dataset", "output": "yp:Artifact", "model": "yp:Model",
+                 "code": "yp:SourceFile"}
 
 
 def build_document(record: Record, attribution: Attribution, series: Sequence[SeriesInfo]) -> bytes:
@@ -94,13 +103,17 @@ class _Build:
         self.presence = presence_of(record, account.begin_ns, account.end_ns)
         self.doc = Document(self.run_id)
         self.activities: dict[tuple[str, ...], QualifiedName] = {}
+        self.epochs = Counter(a.path[:-1] for a in attribution.accounts if a.kind == "epoch")
+        self.in_use: list[tuple[DeclaredFile, QualifiedName]] = []
+        self.final = final_metrics(record.metrics, record.processes)
         self.omitted: dict[str, int] = {}
 
     def document(self) -> bytes:
         # What is left out is said by the run, and records are written once: so choose first.
         accounts = self._chosen_accounts()
         files, self.omitted["files"] = versions_of(self.record.files)
-        params = parameters_of(self.record)
+        params = [(role, name, values) for role in ("input", "output")
+                  for name, values in parameters_of(self.record, role).items()]
         self.omitted["parameters"] = max(0, len(params) - MOST["param"])
         self.omitted["series"] = max(0, len(self.series) - MOST["series"])
         self.omitted["steps"] = max(0, len(self.attribution.steps) - MOST["step"])
@@ -113,10 +126,10 @@ class _Build:
         self._steps()
         for account in accounts:
             self._part_of_run(account)
-        for name, values in list(params.items())[:MOST["param"]]:
-            self._parameter(name, values)
+        for role, name, values in params[:MOST["param"]]:
+            self._parameter(role, name, values)
         self._series()
-        for versions in files:
+        for versions in sorted(files, key=lambda v: v[0].first.role == "model"):  # models come from what is there
             self._file(versions)
         return self.doc.to_json()
 
@@ -147,6 +160,7 @@ class _Build:
             "yp:gpuHours": account.gpu_hours,
             "yp:gpuPeakMemoryBytes": whole(account.gpu_memory_peak_bytes),
             "yp:durationSeconds": account.duration_s,
+            "yp:epochCount": self.epochs[account.path] or None,
             "yp:firstStep": account.first_step,
             "yp:lastStep": account.last_step,
         }
@@ -160,7 +174,8 @@ class _Build:
         name = str(self.config.get("name") or "run")
         tags = part(self.settings, "tags")
         self.run = self.doc.activity("run", account.begin_ns, account.end_ns, {
-            "prov:type": qname("mls:Run"),
+            "prov:type": "provml:LearningExecution",  # plain: the Explorer's search reads no typed value of an activity
+            "dcterms:type": qname("mls:Run"),
             "prov:label": name,
             "yprov:experiment_name": str(self.settings.get("experiment") or name),
             "yprov:run_id": self.run_id,
@@ -230,6 +245,8 @@ class _Build:
         elif account.kind == "epoch":
             attributes["yp:type"] = qname("yp:Epoch")
             attributes["prov:label"] = f"{account.context or 'epoch'} {account.name}"
+            if account.epoch is not None:
+                attributes["yp:metrics"] = self.final.get((account.context, account.epoch))
         else:
             attributes["yp:type"] = qname("yp:Span")
         attributes |= {"yp:context": account.context, "yp:epoch": account.epoch, **self._account(account)}
@@ -331,13 +348,16 @@ class _Build:
                 "prov:type": qname("prov:Organization"), "prov:label": name,
                 "schema:identifier": organisation.get("id"),
             })
+            self.doc.associated(self.run, agent, role="organisation")  # a delegation is not drawn by the Explorer
             if user is not None:
                 self.doc.acted_for(user, agent, self.run)
 
     def _surroundings(self) -> None:
         if name := str(self.settings.get("experiment") or ""):
-            experiment = self.doc.entity("experiment", {"prov:label": name, "yp:type": qname("yp:Experiment")})
+            experiment = self.doc.entity("experiment", {
+                "prov:type": qname("prov:Collection"), "prov:label": name, "yp:type": qname("yp:Experiment")})
             self.doc.influenced(experiment, self.run)
+            self.doc.member(experiment, self.command)  # an influence is not drawn by the Explorer
         add_surroundings(self.doc, self.run, self.about)
         if self.record.nodes or self.presence.expected:
             expected, dark = self.presence.expected, self.presence.dark_hosts
@@ -349,20 +369,25 @@ class _Build:
                 "yp:darkReasons": lines_of(self.presence.lines()),
             })
             self.doc.used(self.run, nodes, role="nodes")
+            for kind in device_kinds(self.record.nodes):
+                self.doc.member(nodes, self.doc.entity(f"devices/{slug(kind.cls)}", kind.attributes()))
 
-    def _parameter(self, name: str, values: list[Any]) -> None:
+    def _parameter(self, role: str, name: str, values: list[Any]) -> None:
         value, kind = values[-1], None
         if isinstance(value, float) and math.isnan(value):
             value, kind = "NaN", "float"  # as xsd:double no document would equal its own copy
         elif not isinstance(value, (str, int, float)):
             value, kind = json_text(value), "json"
-        param = self.doc.entity(f"param/{slug(name)}", {
+        param = self.doc.entity(f"{'param' if role == 'input' else 'result'}/{slug(name)}", {
             "prov:type": "provml:HyperParameter", "prov:label": name or '""', "yp:type": qname("yp:Parameter"),
             "dcterms:type": qname("mls:HyperParameterSetting"), "prov:value": value if value != "" else None,
             "yp:valueType": kind or ("str" if value == "" else None),
             "yp:values": len(values) if len(values) > 1 else None,
         })
-        self.doc.used(self.run, param, role="parameter")
+        if role == "input":
+            self.doc.used(self.run, param, role="parameter")
+        else:
+            self.doc.generated(param, self.run, self.end, role="result")
 
     def _series(self) -> None:
         telemetry = self.doc.entity("telemetry", {
@@ -410,15 +435,31 @@ class _Build:
                 "yp:declarations": version.declarations if version.declarations > 1 else None,
             })
             activity = self.activity_of(f.context, f.epoch)
-            if role in ("input", "code"):
-                self.doc.used(activity, entity, f.wall_ns, role=f.how or role)
-            else:
-                self.doc.generated(entity, activity, f.wall_ns, role=f.how or role)
+            reads = role in ("input", "dataset", "code")
+            for thing in [entity] if whole_thing is None or previous else [whole_thing, entity]:
+                # the thing itself began with its first version; a specialisation alone is not drawn by the Explorer
+                if reads:
+                    self.doc.used(activity, thing, f.wall_ns, role=f.how or role)
+                else:
+                    self.doc.generated(thing, activity, f.wall_ns, role=f.how or role)
+            if reads:
+                self.in_use.append((f, entity))
             if whole_thing is not None:
                 self.doc.specialises(entity, whole_thing)
-            if previous is not None and role == "model":
-                self.doc.derived(entity, previous)
+            if role == "model":
+                for source in self._learned_from(f) if previous is None else [previous]:
+                    self.doc.derived(entity, source)
             previous = entity
+
+    def _learned_from(self, model: DeclaredFile) -> list[QualifiedName]:
+        def counts(f: DeclaredFile) -> bool:
+            if f.role == "code" or f.wall_ns > model.wall_ns:
+                return False
+            if f.context is None or f"{model.context}/".startswith(f"{f.context}/"):
+                return True
+            return model.context is None and _LEARNING.get(f.context.lower()) not in _NOT_LEARNED_FROM
+
+        return [entity for f, entity in self.in_use if counts(f)][:MOST["source"]]
 
     def _file_facts(self, f: DeclaredFile) -> dict[str, Any]:
         process = self.record.processes[f.process] if 0 <= f.process < len(self.record.processes) else None

@@ -20,7 +20,7 @@ from yprovd.config import PROV_FILE
 from yprovd.errors import YprovError
 from yprovd.stitch import CRATE_FILE, alone, write_whole
 from yprovd.stitch.document import Document, qname, slug
-from yprovd.stitch.record import takes_back
+from yprovd.stitch.said import takes_back
 from yprovd.stitch.scheduling import job_attributes, more_attributes
 from yprovd.stitch.states import attributes_of, decide
 from yprovd.stitch.validate import check_document

@@ -13,7 +13,8 @@ from typing import Any
 
 from yprovd.stitch.document import json_text
 from yprovd.stitch.facts import host_list, lines_of, part
-from yprovd.stitch.record import Record, merged_facts
+from yprovd.stitch.record import Record
+from yprovd.stitch.said import merged_facts
 
 #: fact: (attribute, type). Times are ISO 8601 with an offset, and are told in UTC.
 _ATTRIBUTES: dict[str, tuple[str, str]] = {

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from yprovd.model import STATES
-from yprovd.stitch.record import ENDED_EARLY, Record
+from yprovd.stitch.record import Record
+from yprovd.stitch.said import ENDED_EARLY
 
 #: In accounting the end of a job is told in whole seconds.
 _SECOND = 1_000_000_000
