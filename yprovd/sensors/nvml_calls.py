@@ -37,7 +37,7 @@ class Clocks:
         self.look()
 
     def look(self) -> None:
-        """Once per reading: a clock may have been set. Where something else ran between the looks at the clocks, again."""
+        """Once per reading: a clock may have been set. Again, where something else ran between the looks at them."""
         for _ in range(4):
             self.now_ns = time.monotonic_ns()
             wall_ns, boot_ns = time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
