@@ -65,6 +65,8 @@ def run(
     scheduler: Annotated[str | None, typer.Option(help="Where daemons go: auto, none (this machine), slurm...")] = None,
     launch_with: Annotated[str | None, typer.Option(help="What starts one process per node: 'mpirun -N 1'.")] = None,
     interface: Annotated[str | None, typer.Option(help="Network interface of the collector (hsn0).")] = None,
+    opened_files: Annotated[bool | None, typer.Option("--opened-files", help="Note the files that it opens.")] = None,
+    hash_limit: Annotated[str | None, typer.Option(help="Larger files get no checksum (default: 4GiB).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No summary at the end.")] = False,
     root: Annotated[str, typer.Option(hidden=True, help="Directory that holds `proc` and `sys`.")] = "/",
 ) -> None:
@@ -80,6 +82,7 @@ def run(
         "name": name, "experiment": experiment, "dir": directory, "interval": interval, "inputs": inputs,
         "outputs": outputs, "tags": tags, "disable": disable, "keep_spool": keep_spool,
         "scheduler": scheduler, "launch_with": launch_with, "interface": interface,
+        "opened_files": opened_files, "hash_limit": hash_limit,
     })
     from yprov.placement import check
     from yprov.wrapper import Wrapper, find_program
@@ -167,7 +170,8 @@ def stitch(
         _print_json({"directory": str(run_dir), "made": done.made, "state": state, "reason": done.reason,
                      "damaged_bytes": done.damaged_bytes, "lost_frames": done.lost_frames})
     else:
-        print(f"{run_dir}: {state}" + ("" if done.made else " (the archive was complete already)"))
+        print(f"{run_dir}: " + ("the archive is made" if done.made else "the archive was complete already")
+              + f"; state of the run: {state}" + (f" ({done.reason})" if done.reason else ""))
         if done.damaged_bytes or done.lost_frames:
             print(f"  {done.damaged_bytes} bytes damaged, {done.lost_frames} frames lost")
 
@@ -272,6 +276,44 @@ def validate(
 
 
 @app.command()
+def push(
+    run: RunArg,
+    to: Annotated[str, typer.Option("--to", metavar="URL", envvar="YPROV_API_URL", help="Address of the service.")],
+    backend: Annotated[str, typer.Option(help="Which service it is: auto, v0, store (yProvStore).")] = "auto",
+    parent: Annotated[str | None, typer.Option(metavar="PID", help="The document that this is a version of.")] = None,
+    artifacts: Annotated[bool, typer.Option("--artifacts", help="Also send what is in artifacts/ (store).")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds without an answer.")] = 60.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent where, and send nothing.")] = False,
+    directory: Dir = "yprov-runs", as_json: Json = False,
+) -> None:
+    """Publish a run's document in a service of yProv. Pushed again, only a changed document is sent.
+
+    The token comes from the environment: YPROV_TOKEN, or YPROV_USER and YPROV_PASSWORD for a login.
+
+    Example:  yprov push last --to https://yprov.example.org
+    """
+    from yprov.pushing import Options
+    from yprov.pushing import push as publish
+    from yprov.runs import find
+
+    options = Options(to, backend, parent, artifacts, dry_run, timeout)
+    with _Progress("sending") as progress:
+        told = publish(find(run, directory), options, os.environ, say=lambda line: print(
+            line if line.startswith("warning: ") else f"yprov: {line}", file=sys.stderr, flush=True))
+        progress("done")
+    if as_json:
+        _print_json(told)
+    elif dry_run:
+        print(f"{told['method']} {told['url']}\n  {told['bytes']} bytes of {told['content_type']}, "
+              f"with what is in {told['credentials'] or 'no variable: set YPROV_TOKEN'}")
+        print("".join(f"  {key}: {value}\n" for key, value in told["query"].items()), end="")
+    else:
+        version = f", version {told['version']}" if told["version"] is not None else ""
+        print(f"{told['url']} ({'published' if told['sent'] else 'is there already'}{version})")
+        print("".join(f"  {name}: {pid}\n" for name, pid in told["artifacts"].items()), end="")
+
+
+@app.command()
 def doctor(
     as_json: Json = False,
     probe: Annotated[float | None, typer.Option(
@@ -324,6 +366,7 @@ def _probe(root: str, seconds: float, anonymous: bool) -> tuple[dict[str, Any], 
     """The documents of `doctor`, with the path of the report."""
     from yprov import doctor as room
     from yprov import probe
+    from yprov.readiness import checks
 
     probe.ensure_writable(Path())
     print(f"yprov: looking at this node for {seconds:g} s and a little more; Ctrl-C ends it early, with what there is",
@@ -331,7 +374,7 @@ def _probe(root: str, seconds: float, anonymous: bool) -> tuple[dict[str, Any], 
     with probe.ended_by_signals() as stop, _own_stdout(), _Progress("opening the sources") as progress:
         seen = probe.take(root, seconds, stop=stop, anonymous=anonymous, progress=progress)
     path = probe.write(seen, Path())
-    doc = {"host": seen["host"], "sources": seen["sources"], "checks": room.checks(), "report": str(path)}
+    doc = {"host": seen["host"], "sources": seen["sources"], "checks": checks(), "report": str(path)}
     return doc, [*room.lines(doc), "", *probe.lines(seen), "", str(path)]
 
 

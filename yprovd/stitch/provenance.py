@@ -9,7 +9,7 @@ is a pure function of the record (see `yprovd.stitch.document` for what holds fo
     step/<job>.<step>                   activity  an srun, mpirun... of the command, with its ranks and what it cost
     monitoring                          activity  the daemons at work
     command                             entity    what was executed: the run brings it about, it starts the contexts
-    job job/script experiment environment nodes energy code code.diff script telemetry
+    job job/script experiment environment packages container nodes energy code code.diff code.bundle script telemetry
     param/<name>  result/<name>  series/<path>  devices/<class>  source/<name>
     input/<name>  output/<name>  dataset/<name>  model/<name>
     user/<name>  org/<name>  software/<name>      agents
@@ -22,9 +22,9 @@ A model is derived from the version before it and, the first one, from the input
 of the run itself, of the model's context and what holds it, or, for a model that was declared outside of contexts, of
 every context that is not for validation or testing.
 
-`record.run` as the launcher writes it, all of it optional: config (`RunConfig.to_json`), user, uid, host, python,
-environment {name: value}, code {remote, commit, branch, dirty, diff {path, sha256, bytes},
-script {path, stored, sha256}}, scheduler (the facts of `yprovd.slurm`, see `yprovd.stitch.scheduling`), daemons
+`record.run` as the launcher writes it, all of it optional: config (`RunConfig.to_json`), user, uid, host, python, code,
+environment, packages, container... (`yprovd.stitch.sources`), scheduler (the facts of `yprovd.slurm`, see
+`yprovd.stitch.scheduling`), daemons
 {placed_by, fallbacks [..], expected [hosts], ready, dark}, previous {run_id, directory}: the run of the attempt before,
 which is the activity `previous:run`, the very `run:run` of that run's own document.
 """
@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,7 @@ from yprovd.stitch.machines import device_kinds, node_attributes
 from yprovd.stitch.presence import presence_of
 from yprovd.stitch.record import DeclaredFile, Record
 from yprovd.stitch.scheduling import attempt_of, job_attributes, job_of
+from yprovd.stitch.sources import add_code, add_surroundings
 from yprovd.stitch.states import state_attributes
 
 if TYPE_CHECKING:
@@ -101,6 +103,7 @@ class _Build:
         self.presence = presence_of(record, account.begin_ns, account.end_ns)
         self.doc = Document(self.run_id)
         self.activities: dict[tuple[str, ...], QualifiedName] = {}
+        self.epochs = Counter(a.path[:-1] for a in attribution.accounts if a.kind == "epoch")
         self.in_use: list[tuple[DeclaredFile, QualifiedName]] = []
         self.final = final_metrics(record.metrics, record.processes)
         self.omitted: dict[str, int] = {}
@@ -157,6 +160,7 @@ class _Build:
             "yp:gpuHours": account.gpu_hours,
             "yp:gpuPeakMemoryBytes": whole(account.gpu_memory_peak_bytes),
             "yp:durationSeconds": account.duration_s,
+            "yp:epochCount": self.epochs[account.path] or None,
             "yp:firstStep": account.first_step,
             "yp:lastStep": account.last_step,
         }
@@ -170,7 +174,8 @@ class _Build:
         name = str(self.config.get("name") or "run")
         tags = part(self.settings, "tags")
         self.run = self.doc.activity("run", account.begin_ns, account.end_ns, {
-            "prov:type": qname("mls:Run"),
+            "prov:type": "provml:LearningExecution",  # plain: the Explorer's search reads no typed value of an activity
+            "dcterms:type": qname("mls:Run"),
             "prov:label": name,
             "yprov:experiment_name": str(self.settings.get("experiment") or name),
             "yprov:run_id": self.run_id,
@@ -291,33 +296,7 @@ class _Build:
         self.doc.associated(self.monitoring, software)
 
     def _code(self) -> None:
-        self.plan: QualifiedName | None = None
-        code = part(self.about, "code")
-        diff, script = part(code, "diff"), part(code, "script")
-        entity = None
-        if any(code.get(k) is not None for k in ("remote", "commit", "branch")):
-            entity = self.doc.entity("code", {
-                "prov:type": qname("schema:SoftwareSourceCode"), "yp:type": qname("yp:SourceCode"),
-                "prov:label": "source code", "yp:remote": code.get("remote"), "yp:commit": code.get("commit"),
-                "yp:branch": code.get("branch"), "yp:dirty": code.get("dirty"),
-            })
-            self.doc.used(self.run, entity, role="code")
-        if diff:
-            changed = self.doc.entity("code.diff", {
-                "prov:label": "uncommitted changes", "yp:type": qname("yp:GitDiff"),
-                "prov:location": diff.get("path"), "yp:sha256": diff.get("sha256"), "yp:sizeBytes": diff.get("bytes"),
-            })
-            self.doc.used(self.run, changed, role="code")
-            if entity is not None:
-                self.doc.derived(changed, entity)
-        if script:
-            self.plan = self.doc.entity("script", {
-                "prov:type": qname("prov:Plan"), "yp:type": qname("yp:Script"),
-                "prov:label": str(script.get("path") or "script").rpartition("/")[2],
-                "prov:location": script.get("stored") or script.get("path"), "yp:path": script.get("path"),
-                "yp:sha256": script.get("sha256"),
-            })
-            self.doc.used(self.run, self.plan, role="script")
+        self.plan = add_code(self.doc, self.run, self.about)
 
     def _job(self) -> None:
         """The scheduler's allocation, as the launcher described it or as Slurm's variables do. It starts the run."""
@@ -369,19 +348,17 @@ class _Build:
                 "prov:type": qname("prov:Organization"), "prov:label": name,
                 "schema:identifier": organisation.get("id"),
             })
+            self.doc.associated(self.run, agent, role="organisation")  # a delegation is not drawn by the Explorer
             if user is not None:
                 self.doc.acted_for(user, agent, self.run)
 
     def _surroundings(self) -> None:
         if name := str(self.settings.get("experiment") or ""):
-            experiment = self.doc.entity("experiment", {"prov:label": name, "yp:type": qname("yp:Experiment")})
+            experiment = self.doc.entity("experiment", {
+                "prov:type": qname("prov:Collection"), "prov:label": name, "yp:type": qname("yp:Experiment")})
             self.doc.influenced(experiment, self.run)
-        if variables := part(self.about, "environment"):
-            environment = self.doc.entity("environment", {
-                "prov:label": "environment variables", "yp:type": qname("yp:Environment"),
-                "yp:variables": json_text(variables), "yp:python": self.about.get("python"),
-            })
-            self.doc.used(self.run, environment, role="environment")
+            self.doc.member(experiment, self.command)  # an influence is not drawn by the Explorer
+        add_surroundings(self.doc, self.run, self.about)
         if self.record.nodes or self.presence.expected:
             expected, dark = self.presence.expected, self.presence.dark_hosts
             nodes = self.doc.entity("nodes", {
@@ -458,11 +435,15 @@ class _Build:
                 "yp:declarations": version.declarations if version.declarations > 1 else None,
             })
             activity = self.activity_of(f.context, f.epoch)
-            if role in ("input", "dataset", "code"):
-                self.doc.used(activity, entity, f.wall_ns, role=role)
+            reads = role in ("input", "dataset", "code")
+            for thing in [entity] if whole_thing is None or previous else [whole_thing, entity]:
+                # the thing itself began with its first version; a specialisation alone is not drawn by the Explorer
+                if reads:
+                    self.doc.used(activity, thing, f.wall_ns, role=f.how or role)
+                else:
+                    self.doc.generated(thing, activity, f.wall_ns, role=f.how or role)
+            if reads:
                 self.in_use.append((f, entity))
-            else:
-                self.doc.generated(entity, activity, f.wall_ns, role=role)
             if whole_thing is not None:
                 self.doc.specialises(entity, whole_thing)
             if role == "model":
@@ -486,6 +467,7 @@ class _Build:
             "prov:location": f.stored or f.path, "dcterms:identifier": f.stored or f.path, "yp:path": f.path,
             "yp:host": process.host if process else None, "yp:rank": process.rank if process else None,
             "yp:context": f.context, "yp:epoch": f.epoch, "yp:sizeBytes": f.size, "yp:sha256": f.sha256,
+            "yp:masked": True if f.masked else None,
             "yp:checksumAbsent": None if f.sha256 else f.reason or "no reason was recorded",
             "yp:modified": time_of(f.modified_ns) if f.modified_ns is not None else None,
         }
