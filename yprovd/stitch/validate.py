@@ -13,7 +13,6 @@ from yprovd.stitch.validity.constraints import violations
 from yprovd.stitch.validity.crate import check_crate, has_ended
 from yprovd.stitch.validity.document import check_document, check_prov
 from yprovd.stitch.validity.files import guarded, strict_json
-from yprovd.stitch.validity.series import check_series
 from yprovd.stitch.validity.statements import Document, from_json, from_prov
 
 __all__ = ["FORMATS", "check_document", "validate_file", "validate_run"]
@@ -29,6 +28,8 @@ FORMATS: dict[str, dict[str, str]] = {
 def validate_run(run_dir: Path) -> list[str]:
     """What is wrong with the archive in `run_dir`, a sentence for each; empty when all is well. Reads every file and
     every series. Never raises."""
+    from yprovd.stitch.validity.series import check_series  # zarr takes 0.3 s to load, and a file needs none
+
     problems: list[str] = []
     document = guarded(problems, PROV_FILE, lambda: check_prov(run_dir, problems))
     guarded(problems, CRATE_FILE, lambda: check_crate(run_dir, problems, ended=has_ended(document)))
