@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from yprovd.errors import YprovError
+from yprovd.grids import Carbon
+from yprovd.grids import checked as checked_carbon
 
 RUN_FILE = "run.json"
 PROV_FILE = "prov.json"
@@ -44,7 +46,8 @@ class Settings(NamedTuple):
     interval: seconds between samples. disable: sensors that are not opened. tags: any `key: value`.
     licence: of the archive, an SPDX identifier or an address. scheduler: where the daemons are placed: `auto`, `none`
     (this machine only) or the name of a scheduler. launch_with: a command that starts one process on each node
-    (`mpirun -npernode 1`). interface: the network interface on which the collector listens.
+    (`mpirun -npernode 1`). interface: the network interface on which the collector listens. carbon: of the electricity,
+    see `yprovd.grids`; without it a run has no CO2e.
     """
 
     name: str = ""
@@ -62,6 +65,7 @@ class Settings(NamedTuple):
     scheduler: str = "auto"
     launch_with: str = ""
     interface: str = ""
+    carbon: Carbon = Carbon()
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any], *, where: str, sensors: Iterable[str] = ()) -> Settings:
@@ -107,6 +111,8 @@ def _checked(where: str, key: str, value: Any) -> Any:
         if not isinstance(value, Mapping) or set(value) - {"name", "id"}:
             raise wrong("a name, or a mapping with `name` and `id`")
         return Person(**{k: str(v) for k, v in value.items()})
+    if key == "carbon":
+        return checked_carbon(where, value)
     if not isinstance(value, (str, int, float)) or isinstance(value, bool):
         raise wrong("text")
     return str(value)
@@ -144,7 +150,8 @@ class RunConfig(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         settings = self.settings._asdict()
-        settings["user"], settings["organisation"] = self.settings.user._asdict(), self.settings.organisation._asdict()
+        for key in ("user", "organisation", "carbon"):
+            settings[key] = settings[key]._asdict()
         return {"format": FORMAT, "version": VERSION, **self._asdict(), "settings": settings}
 
     @classmethod
@@ -153,6 +160,7 @@ class RunConfig(NamedTuple):
         settings = dict(data.pop("settings"))
         for key in ("user", "organisation"):
             settings[key] = Person(**settings[key])
+        settings["carbon"] = Carbon(**settings.get("carbon", {}))
         for key in ("inputs", "outputs", "disable"):
             settings[key] = tuple(settings[key])
         known = set(cls._fields)

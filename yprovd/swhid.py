@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 FILE, EXECUTABLE, LINK, FOLDER, COMMIT = b"100644", b"100755", b"120000", b"40000", b"160000"
@@ -57,6 +57,11 @@ def tree_digest(files: Iterable[tuple[bytes, bytes, bytes]]) -> bytes:
 def directory_id(files: Iterable[tuple[bytes, bytes, bytes]]) -> str:
     """`swh:1:dir:...` of `(path, mode, digest)`."""
     return f"swh:1:dir:{tree_digest(files).hex()}"
+
+
+def plain_id(files: Mapping[str, bytes]) -> str:
+    """`swh:1:dir:...` of files by their relative paths, each as a plain one: modes and links do not count."""
+    return directory_id((os.fsencode(path), FILE, digest) for path, digest in files.items())
 
 
 def _sha1(*parts: bytes) -> bytes:

@@ -65,6 +65,9 @@ def run(
     scheduler: Annotated[str | None, typer.Option(help="Where daemons go: auto, none (this machine), slurm...")] = None,
     launch_with: Annotated[str | None, typer.Option(help="What starts one process per node: 'mpirun -N 1'.")] = None,
     interface: Annotated[str | None, typer.Option(help="Network interface of the collector (hsn0).")] = None,
+    carbon: Annotated[str | None, typer.Option(
+        metavar="COUNTRY|G", help="The electricity's, for CO2e: a country (DE) or g CO2e/kWh (120).")] = None,
+    pue: Annotated[float | None, typer.Option(help="Power of the data centre over that of its computers.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No summary at the end.")] = False,
     root: Annotated[str, typer.Option(hidden=True, help="Directory that holds `proc` and `sys`.")] = "/",
 ) -> None:
@@ -80,6 +83,7 @@ def run(
         "name": name, "experiment": experiment, "dir": directory, "interval": interval, "inputs": inputs,
         "outputs": outputs, "tags": tags, "disable": disable, "keep_spool": keep_spool,
         "scheduler": scheduler, "launch_with": launch_with, "interface": interface,
+        "carbon": carbon, "pue": pue,
     })
     from yprov.placement import check
     from yprov.wrapper import Wrapper, find_program

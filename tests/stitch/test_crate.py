@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.stitch.golden.small import T0, S, make_run_dir, small_attribution, small_record
-from yprovd.stitch.crate import PROFILE, build_crate, folder_hash, id_of_path, path_of_id, web_address
+from yprovd.stitch.crate import PROFILE, build_crate, folder_hash, id_of_path, path_of_id
+from yprovd.stitch.entities import web_address
 from yprovd.stitch.record import Record
 
 

@@ -25,6 +25,7 @@ from yprovd.config import PROV_FILE
 from yprovd.model import STATES
 from yprovd.stitch import CRATE_FILE, SERIES_DIR
 from yprovd.stitch.crate import PROFILE, archive_files, file_hash, folder_hash, path_of_id
+from yprovd.stitch.identity import check_identity
 
 #: relation: {role: kind} of the ends that must be there, and of those that may.
 RELATIONS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
@@ -53,6 +54,8 @@ def validate_run(run_dir: Path) -> list[str]:
     problems: list[str] = []
     document = _guarded(problems, PROV_FILE, lambda: _prov(run_dir, problems))
     _guarded(problems, CRATE_FILE, lambda: _crate(run_dir, problems, ended=_has_ended(document)))
+    if not any(p.startswith(CRATE_FILE) for p in problems):
+        _guarded(problems, CRATE_FILE, lambda: problems.extend(check_identity(run_dir, ended=_has_ended(document))))
     _guarded(problems, SERIES_DIR, lambda: _series(run_dir, document or {}, problems))
     return problems
 
