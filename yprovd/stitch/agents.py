@@ -1,7 +1,8 @@
 """Who made a crate and what may be done with it, as the configuration says; what it does not say is said to be so.
 
-RO-Crate wants a licence, and recommends an author and a publisher. Where none was configured the entity that stands
-there states just that (`No licence was stated`): the crate is complete, and claims nothing that nobody said.
+RO-Crate wants a licence, and recommends an author with an affiliation and a publisher with an address. Where none was
+configured the entity that stands there states just that (`No licence was stated`); the place of an organisation or an
+address is taken by `NOT_STATED`, which is nobody's: the crate is complete, and claims nothing that nobody said.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from yprovd.stitch.entities import Entities, address, is_web
 from yprovd.stitch.facts import part
 
 Reference = dict[str, str]
+NOT_STATED = "https://w3id.org/yprov/ns#NotStated"
 
 
 def add_person(entities: Entities, settings: Mapping[str, Any], login: Any) -> Reference | None:
     """The user: by ORCID where there is one, else by name, else by login."""
-    person, organisation = part(settings, "user"), part(settings, "organisation")
+    person = part(settings, "user")
     name = str(person.get("name") or login or "")
     where = address(person)
     if not name and where is None:
         return None
-    stated = organisation.get("name") or organisation.get("id")
     return entities.add(where or f"#user-{slug(name)}", "Person", name=clean(name or str(where)),
-                        affiliation=add_publisher(entities, settings) if stated else None)
+                        affiliation=add_publisher(entities, settings))
 
 
 def add_publisher(entities: Entities, settings: Mapping[str, Any]) -> Reference:
@@ -34,10 +35,10 @@ def add_publisher(entities: Entities, settings: Mapping[str, Any]) -> Reference:
     organisation = part(settings, "organisation")
     name = str(organisation.get("name") or organisation.get("id") or "")
     if not name:
-        return entities.add("#publisher", "Organization", name="not stated", description=(
-            "No organisation was named; set `organisation:` in the configuration of yprov"))
+        return entities.add(NOT_STATED, "Organization", name="not stated", url=NOT_STATED, description=(
+            "A placeholder: no organisation was named. Set `organisation:` in the configuration of yprov"))
     where = address(organisation)
-    return entities.add(where or "#organisation", "Organization", name=clean(name), url=where)
+    return entities.add(where or "#organisation", "Organization", name=clean(name), url=where or NOT_STATED)
 
 
 def add_licence(entities: Entities, settings: Mapping[str, Any]) -> Reference:

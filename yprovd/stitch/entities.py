@@ -49,9 +49,14 @@ def is_web(text: str) -> bool:
 
 
 def address(thing: Mapping[str, Any]) -> str | None:
-    """The `id` of a person or an organisation when it is one that a web browser takes."""
-    identifier = str(thing.get("id") or "")
-    return identifier if is_web(identifier) else None
+    """The `id` of a person or an organisation as a web address: one it is, or an ORCID or a ROR without the site."""
+    text = str(thing.get("id") or "").strip()
+    plain = re.sub(r"^(?:https?://)?(?:www\.)?(?:orcid|ror)\.org/", "", text)
+    if re.fullmatch(r"(?:\d{4}-){3}\d{3}[\dX]", plain):
+        return f"https://orcid.org/{plain}"
+    if re.fullmatch(r"0[a-hj-km-np-tv-z0-9]{6}\d{2}", plain):
+        return f"https://ror.org/{plain}"
+    return text if is_web(text) else None
 
 
 def web_address(remote: str) -> str | None:

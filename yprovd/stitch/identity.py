@@ -29,8 +29,9 @@ from yprovd.swhid import content_digest, file_digest, plain_id
 
 VERIFY = r"""
 export GIT_DIR=$(mktemp -d); git init --quiet --bare
-find . \( -path ./spool -o -path './.*.tmp' -o -name '.partial-*' -o -name '.*.tmp' \) -prune -o -type f \
-  ! -path ./ro-crate-metadata.json ! -path ./logs/daemons.log ! -path ./.keys ! -path ./collector.json -printf '%P\0' |
+find . \( -path ./spool -o -regex '\./\.\(partial-[^/]*\|[^/]*\.tmp\)' \) -prune -o -type f \
+  ! -path ./ro-crate-metadata.json ! -path ./logs/daemons.log ! -path ./.keys ! -path ./collector.json \
+  ! -name '.partial-*' ! -name '.*.tmp' -printf '%P\0' |
   xargs -0 -n1 sh -c 'printf "100644 %s\t%s\0" "$(git hash-object --no-filters -- "$0")" "$0"' |
   git update-index -z --index-info
 echo "swh:1:dir:$(git write-tree --missing-ok)"; rm -rf "$GIT_DIR"
@@ -95,8 +96,8 @@ def _digest(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 def stated_id(crate: Any) -> str | None:
     """What a crate states of its content; None when it says nothing (it was made before there was one)."""
     graph = crate.get("@graph") if isinstance(crate, dict) else None
-    root = next((e for e in graph if isinstance(e, dict) and e.get("@id") == "./"), {}) if isinstance(graph, list) else {}
-    said = root.get("identifier")
+    entities = graph if isinstance(graph, list) else []
+    said = next((e.get("identifier") for e in entities if isinstance(e, dict) and e.get("@id") == "./"), None)
     return next((i for i in (said if isinstance(said, list) else [said])
                  if isinstance(i, str) and _CONTENT_ID.fullmatch(i)), None)
 
