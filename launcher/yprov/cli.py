@@ -207,11 +207,11 @@ def show(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json = Fa
     Example:  yprov show last
     """
     from yprov.runs import find, view
-    from yprov.summary import facts, lines
+    from yprov.summary import facts, identifiers, lines
 
     seen = view(find(run, directory))
     if as_json:
-        _print_json(facts(seen))
+        _print_json({**facts(seen), **identifiers(seen)})
     else:
         print("\n".join(lines(seen)))
     if seen.state == "not stitched":
@@ -262,6 +262,25 @@ def validate(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json 
     else:
         print("\n".join(problems) if problems else f"{run_dir}: valid")
     raise typer.Exit(1 if problems else 0)
+
+
+@app.command("id")
+def identify_run(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json = False) -> None:
+    """The identifiers of a run and of what its archive, or a zip file of it, holds. Status 1: not what it states.
+
+    Examples:  yprov id last  |  yprov id run.zip
+    """
+    from yprov.identifying import identify
+
+    with _Progress("reading the archive"):
+        found = identify(run, directory)
+    if as_json:
+        _print_json(found)
+    else:
+        print("\n".join(filter(None, [found["urn"], found["content_id"]])))
+    if not found["same"]:
+        print(f"the crate states {found['stated']}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -15,17 +15,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
 from yprovd.config import PROV_FILE
 from yprovd.stitch import CRATE_FILE, SERIES_DIR
 from yprovd.stitch.crate import archive_files, files_below, is_of_archive
-from yprovd.swhid import content_digest, file_digest, plain_id
+from yprovd.swhid import content_digest, file_digest, plain_id, stated_id
 
 VERIFY = r"""
 export GIT_DIR=$(mktemp -d); git init --quiet --bare
@@ -36,7 +35,6 @@ find . \( -path ./spool -o -regex '\./\.\(partial-[^/]*\|[^/]*\.tmp\)' \) -prune
   git update-index -z --index-info
 echo "swh:1:dir:$(git write-tree --missing-ok)"; rm -rf "$GIT_DIR"
 """
-_CONTENT_ID = re.compile(r"swh:1:dir:[0-9a-f]{40}")
 _PACKED = f"{SERIES_DIR}.zip"
 
 
@@ -91,15 +89,6 @@ def _digest(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         while block := f.read(1 << 20):
             digest.update(block)
     return digest.digest()
-
-
-def stated_id(crate: Any) -> str | None:
-    """What a crate states of its content; None when it says nothing (it was made before there was one)."""
-    graph = crate.get("@graph") if isinstance(crate, dict) else None
-    entities = graph if isinstance(graph, list) else []
-    said = next((e.get("identifier") for e in entities if isinstance(e, dict) and e.get("@id") == "./"), None)
-    return next((i for i in (said if isinstance(said, list) else [said])
-                 if isinstance(i, str) and _CONTENT_ID.fullmatch(i)), None)
 
 
 def check_identity(run_dir: Path, *, ended: bool) -> list[str]:
