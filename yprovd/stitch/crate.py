@@ -31,7 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from yprovd.config import COLLECTOR_FILE, KEY_FILE, PROV_FILE, SPOOL_DIR
+from yprovd.config import COLLECTOR_FILE, KEY_FILE, PROV_FILE, PUSH_FILE, SPOOL_DIR
 from yprovd.stitch import CRATE_FILE, SERIES_DIR
 from yprovd.stitch.agents import add_licence, add_person, add_publisher
 from yprovd.stitch.attribution import Attribution
@@ -80,18 +80,18 @@ def _temporary(name: str) -> bool:
 
 
 #: Entries of a run's directory that are no part of its archive, or are listed in another way.
-_SKIPPED = {SPOOL_DIR, SERIES_DIR, CRATE_FILE, KEY_FILE, COLLECTOR_FILE, _PLACING_LOG}
+NOT_LISTED = {SPOOL_DIR, SERIES_DIR, CRATE_FILE, KEY_FILE, COLLECTOR_FILE, PUSH_FILE, _PLACING_LOG}
 
 
 def archive_files(run_dir: Path) -> list[str]:
     """The files of the archive as paths relative to `run_dir`, sorted, without those within `series.zarr`."""
-    return [name for name in files_below(run_dir, _SKIPPED) if is_of_archive(name)]
+    return [name for name in files_below(run_dir, NOT_LISTED) if is_of_archive(name)]
 
 
 def is_of_archive(name: str) -> bool:
     """The same of one file, by its relative path."""
     first, *_rest = parts = name.split("/")
-    return first not in _SKIPPED and name not in _SKIPPED and not _temporary(first) and not _temporary(parts[-1])
+    return first not in NOT_LISTED and name not in NOT_LISTED and not _temporary(first) and not _temporary(parts[-1])
 
 
 def files_below(folder: Path, skipped: Iterable[str] = ()) -> list[str]:
