@@ -45,8 +45,8 @@ def identify(given: str, directory: str) -> dict[str, Any]:
         raise YprovError(f"`{run_dir}` has no archive yet", hint=f"yprov stitch {run_dir}")
     try:
         return _facts(RunConfig.read(run_dir).run_id, content_id(run_dir), stated_in(run_dir))
-    except OSError as e:
-        raise YprovError(f"cannot read {e.filename or run_dir}: {e.strerror or e}") from None
+    except (OSError, zipfile.BadZipFile) as e:
+        raise YprovError(f"cannot read the archive in `{run_dir}`: {e}") from None
 
 
 def _of_zip(path: Path) -> dict[str, Any]:

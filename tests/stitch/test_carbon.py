@@ -136,7 +136,7 @@ def test_unknown_country_offers_the_nearest(said: str, nearest: str) -> None:
     assert nearest in caught.value.hint
 
 
-@pytest.mark.parametrize("said", ["XX", "", "?!", "Atlantis", 7, True, None])
+@pytest.mark.parametrize("said", ["XX", "EU", "", "?!", "Atlantis", 7, True, None])
 def test_country_like_no_other_is_told_to_give_the_intensity(said: Any) -> None:
     with pytest.raises(YprovError) as caught:
         grid_of("here", said)

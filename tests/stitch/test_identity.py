@@ -110,6 +110,9 @@ def test_zip_has_the_same(run_dir: Path, tmp_path: Path, top: str, packed: bool)
         if top:
             out.writestr("beside/README", "not of the run")
     assert content_id_of_zip(path) == content_id(run_dir)
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    assert content_id(tmp_path / "unpacked" / top) == content_id(run_dir)
 
 
 def test_zip_without_a_run_is_refused(tmp_path: Path) -> None:

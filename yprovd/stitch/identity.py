@@ -39,7 +39,8 @@ _PACKED = f"{SERIES_DIR}.zip"
 
 
 def content_id(run_dir: Path, shortened: dict[str, int] | None = None) -> str:
-    """That of an archive, read anew. `shortened`: files of which only the first so many bytes count. Raises OSError."""
+    """That of an archive, read anew; also of an unpacked zip file of it. `shortened`: files of which only the first so
+    many bytes count. Raises OSError, zipfile.BadZipFile."""
     known = shortened or {}
     names = archive_files(run_dir)
     store = run_dir / SERIES_DIR
@@ -52,8 +53,13 @@ def content_id(run_dir: Path, shortened: dict[str, int] | None = None) -> str:
                 return content_digest(f.read(known[name]))
         return file_digest(run_dir / name)
 
+    packed = {}
+    if _PACKED in names and not store.exists():  # an unpacked zip file
+        names.remove(_PACKED)
+        with zipfile.ZipFile(run_dir / _PACKED) as inner:
+            packed = _packed(inner)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return plain_id(dict(zip(names, pool.map(digest, names), strict=True)))
+        return plain_id(packed | dict(zip(names, pool.map(digest, names), strict=True)))
 
 
 def content_id_of_zip(path: Path) -> str:
@@ -71,10 +77,14 @@ def content_id_of_zip(path: Path) -> str:
                 continue
             if plain == _PACKED:
                 with archive.open(info) as f, zipfile.ZipFile(f) as inner:
-                    files |= {f"{SERIES_DIR}/{n}": _digest(inner, i) for n, i in _files(inner)}
+                    files |= _packed(inner)
             elif plain.startswith(f"{SERIES_DIR}/") or is_of_archive(plain):
                 files[plain] = _digest(archive, info)
         return plain_id(files)
+
+
+def _packed(inner: zipfile.ZipFile) -> dict[str, bytes]:
+    return {f"{SERIES_DIR}/{name}": _digest(inner, info) for name, info in _files(inner)}
 
 
 def _files(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
