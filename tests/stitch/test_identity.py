@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.stitch.golden.small import make_run_dir, small_attribution, small_record
 from yprovd.stitch import CRATE_FILE
 from yprovd.stitch.crate import NOT_LISTED, build_crate
-from yprovd.stitch.identity import VERIFY, check_identity, content_id, content_id_of_zip
+from yprovd.stitch.identity import VERIFY, check_identity, content_id, content_id_of_zip, restate
 from yprovd.stitch.validate import validate_run
 from yprovd.swhid import stated_id
 
@@ -179,3 +179,21 @@ def test_identifier_is_that_of_the_content_alone(run_dir: Path) -> None:
     (run_dir / CRATE_FILE).unlink()
     (run_dir / CRATE_FILE).write_bytes(build_crate(run_dir, small_record(), small_attribution()))
     assert stated(run_dir) == before
+
+
+def test_changed_document_changes_the_statement_and_nothing_is_blessed(run_dir: Path) -> None:
+    """As `yprov stitch --refresh-slurm` does it."""
+    def restated() -> str | None:
+        crate = json.loads((run_dir / CRATE_FILE).read_bytes())
+        restate(run_dir, crate, {"prov.json": b"{}"}, ended=True)
+        assert crate["@graph"][1]["identifier"][0].startswith("urn:uuid:")
+        return stated_id(crate)
+
+    before, after = stated(run_dir), restated()
+    assert after != before
+    kept = (run_dir / "prov.json").read_bytes()
+    (run_dir / "prov.json").write_bytes(b"{}")
+    assert content_id(run_dir) == after
+    (run_dir / "prov.json").write_bytes(kept)
+    (run_dir / "source/train.py").write_text("import os\n")
+    assert restated() == before

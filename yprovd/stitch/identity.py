@@ -16,10 +16,10 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from yprovd.config import PROV_FILE
 from yprovd.stitch import CRATE_FILE, SERIES_DIR
@@ -38,19 +38,22 @@ echo "swh:1:dir:$(git write-tree --missing-ok)"; rm -rf "$GIT_DIR"
 _PACKED = f"{SERIES_DIR}.zip"
 
 
-def content_id(run_dir: Path, shortened: dict[str, int] | None = None) -> str:
-    """That of an archive, read anew; also of an unpacked zip file of it. `shortened`: files of which only the first so
-    many bytes count. Raises OSError, zipfile.BadZipFile."""
-    known = shortened or {}
+def content_id(run_dir: Path) -> str:
+    """That of an archive, read anew; also of an unpacked zip file of it. Raises OSError, zipfile.BadZipFile."""
+    return plain_id(_digests(run_dir, {}))
+
+
+def _digests(run_dir: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
+    """Of each file; of those in `sizes` only the first so many bytes count."""
     names = archive_files(run_dir)
     store = run_dir / SERIES_DIR
     if store.is_dir() and not store.is_symlink():
         names += [f"{SERIES_DIR}/{name}" for name in files_below(store)]
 
     def digest(name: str) -> bytes:
-        if name in known:
+        if name in sizes:
             with open(run_dir / name, "rb") as f:
-                return content_digest(f.read(known[name]))
+                return content_digest(f.read(sizes[name]))
         return file_digest(run_dir / name)
 
     packed = {}
@@ -59,7 +62,7 @@ def content_id(run_dir: Path, shortened: dict[str, int] | None = None) -> str:
         with zipfile.ZipFile(run_dir / _PACKED) as inner:
             packed = _packed(inner)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return plain_id(packed | dict(zip(names, pool.map(digest, names), strict=True)))
+        return packed | dict(zip(names, pool.map(digest, names), strict=True))
 
 
 def content_id_of_zip(path: Path) -> str:
@@ -108,7 +111,25 @@ def check_identity(run_dir: Path, *, ended: bool) -> list[str]:
     stated = stated_id(crate)
     if stated is None:
         return []
-    grown = {} if ended else {e["@id"]: int(e["contentSize"]) for e in crate["@graph"]
-                              if str(e.get("@id")).startswith("logs/") and str(e.get("contentSize")).isdecimal()}
-    found = content_id(run_dir, grown)
+    found = plain_id(_digests(run_dir, {} if ended else _listed_logs(crate)))
     return [] if found == stated else [f"{CRATE_FILE}: states {stated}; what lies here is {found}"]
+
+
+def restate(run_dir: Path, crate: dict[str, Any], changed: Mapping[str, bytes], *, ended: bool) -> None:
+    """Put into `crate` the identifier of the archive with some files `changed` to these bytes. An archive that is not
+    what the crate states, before that, keeps the identifier that it does not have. Raises OSError."""
+    stated = stated_id(crate)
+    if stated is None:
+        return
+    digests = _digests(run_dir, {} if ended else _listed_logs(crate))
+    if plain_id(digests) == stated:
+        new = plain_id(digests | {name: content_digest(data) for name, data in changed.items()})
+        root = next(e for e in crate["@graph"] if e.get("@id") == "./")
+        said = root["identifier"]
+        root["identifier"] = [new if i == stated else i for i in said] if isinstance(said, list) else new
+
+
+def _listed_logs(crate: dict[str, Any]) -> dict[str, int]:
+    """The logs' sizes when the crate was made."""
+    return {e["@id"]: int(e["contentSize"]) for e in crate["@graph"]
+            if str(e.get("@id")).startswith("logs/") and str(e.get("contentSize")).isdecimal()}
