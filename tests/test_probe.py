@@ -165,6 +165,7 @@ def test_a_source_that_hangs_does_not_hang_the_probe(tmp_path: Path, monkeypatch
     (tmp_path / "hanging_sensor.py").write_text(
         "import threading\nclass Sensor:\n def __init__(self, where):\n  threading.Event().wait()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("yprov.watching.CALL_S", 0.3)
     nodes.host(tmp_path / "root")
     began = time.monotonic()
     doc = probe.take(str(tmp_path / "root"), 0.5, stop=threading.Event(), open_s=0.2, table={
