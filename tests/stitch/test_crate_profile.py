@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.running import only_run, yprov
 from tests.stitch.builders import RunSpool, counter, gauge, package
 from tests.stitch.golden.small import RUN_ID, SHA, T0, S, file, make_run_dir, small_attribution, small_record
 from tests.stitch.test_scheduler import DAEMONS, FACTS
@@ -72,6 +75,19 @@ def failed(folder: Path) -> None:
     record = small_record()
     record.end = {"state": "timeout", "reason": "the time limit of the job", "ended_ns": T0 + 10 * S}
     archive(folder, record)
+
+
+def recorded(folder: Path) -> None:
+    """By `yprov run` itself, of a script in a git repository, with all that is captured beside it."""
+    work = folder.with_name(f"{folder.name}-work")
+    work.mkdir()
+    (work / "train.py").write_text("open('model out.pt', 'w').write('x')\n")
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
+        subprocess.run(["git", *words], cwd=work, check=True)
+    (work / "train.py").write_text("open('model out.pt', 'w').write('y')\n")
+    done = yprov("run", "--output", "model out.pt", "--input", "train.py", "--", sys.executable, "train.py", cwd=work)
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(only_run(work), folder, dirs_exist_ok=True)
 
 
 def nothing_configured(folder: Path) -> None:
@@ -187,8 +203,8 @@ def under_slurm(folder: Path) -> None:
 
 
 CASES: dict[str, Callable[[Path], None]] = {make.__name__: make for make in (
-    plain, failed, nothing_configured, nothing_known, only_a_licence, an_organisation_by_name, odd_names, of_no_bytes,
-    many_files, one_file, outside_of_the_archive, models, microseconds, carbon, without_a_script, under_slurm)} | {
+    plain, failed, recorded, nothing_configured, nothing_known, only_a_licence, an_organisation_by_name, odd_names,
+    of_no_bytes, many_files, one_file, outside_of_the_archive, models, microseconds, carbon, without_a_script, under_slurm)} | {
     f"in {container.get('image')}": in_a_container(container) for container in (
         {"engine": "docker", "image": "nvcr.io/nvidia/pytorch:24.01-py3", "digest": f"sha256:{DIGEST}"},
         {"engine": "podman", "image": "pytorch"}, {"engine": "apptainer", "image": "docker://ubuntu:24.04"},
