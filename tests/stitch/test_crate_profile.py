@@ -204,7 +204,8 @@ def under_slurm(folder: Path) -> None:
 
 CASES: dict[str, Callable[[Path], None]] = {make.__name__: make for make in (
     plain, failed, recorded, nothing_configured, nothing_known, only_a_licence, an_organisation_by_name, odd_names,
-    of_no_bytes, many_files, one_file, outside_of_the_archive, models, microseconds, carbon, without_a_script, under_slurm)} | {
+    of_no_bytes, many_files, one_file, outside_of_the_archive, models, microseconds, carbon, without_a_script,
+    under_slurm)} | {
     f"in {container.get('image')}": in_a_container(container) for container in (
         {"engine": "docker", "image": "nvcr.io/nvidia/pytorch:24.01-py3", "digest": f"sha256:{DIGEST}"},
         {"engine": "podman", "image": "pytorch"}, {"engine": "apptainer", "image": "docker://ubuntu:24.04"},
@@ -296,6 +297,7 @@ def test_every_term_is_one_that_the_contexts_have(archives: dict[str, Path]) -> 
         for entity in json.loads((folder / CRATE_FILE).read_text())["@graph"]:
             assert set(entity) <= TERMS, entity
             assert entity["@type"] in TYPES
+            assert not any(c.isspace() or c in '<>"{}|\\^`' for c in entity["@id"])
 
 
 def test_odd_names_lead_to_their_files(archives: dict[str, Path]) -> None:
