@@ -138,12 +138,11 @@ class CraySensor:
         for file in (self._freshness, self._startup, self._generation, *(f.file for f in self._files + self._caps)):
             file.close()
 
-    def _when(self, at: float, now: float) -> float:
+    def _when(self, stamp: float, now: float) -> float:
         """The time of a stamp that is new, by our clock."""
-        at -= self._ahead
+        at = stamp - self._ahead
         if not self._looked - self._patience < at < now + self._patience:
-            self._ahead += at - now
-            at = now
+            self._ahead, at = stamp - now, now
         return at
 
     def _consistent(self) -> tuple[list[bytes | None], bytes | None]:
