@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from yprov.settings import resolve
 from yprovd.config import RUN_FILE, Person, RunConfig, Settings
 from yprovd.errors import YprovError
+from yprovd.grids import Carbon
 from yprovd.secrets import Masker
 
 CONFIG = RunConfig("id-1", "name", 1_700_000_000_000_000_000, ("python", "train.py"), "/home/u", "/tmp/yprov-1",
@@ -80,7 +81,9 @@ def test_a_limit_is_a_number_of_bytes_with_or_without_a_unit(value: Any, size: i
 def test_settings_are_recorded_without_secrets() -> None:
     token = "ghp_0123456789abcdefghij0123456789abcdef"
     shown = settings(name="x", tags={"api_key": "abc", "a": token, "team": "vision"}, inputs=[f"{token}.csv"],
-                     user={"name": token, "id": "0"}, disable=["cpu"]).without_secrets(Masker())
+                     user={"name": token, "id": "0"}, disable=["cpu"],
+                     carbon={"intensity": 12, "source": f"by {token}"}).without_secrets(Masker())
+    assert shown.carbon == Carbon(12.0, source="by ***")
     assert shown.tags == {"api_key": "***", "a": "***", "team": "vision"}
     assert (shown.inputs, shown.user, shown.disable, shown.name) == (("***.csv",), Person("***", "0"), ("cpu",), "x")
 
@@ -192,7 +195,9 @@ configs = st.builds(
     settings=st.builds(Settings, name=st.text(), experiment=st.text(), dir=st.text(), interval=st.floats(0.01, 3600),
                        inputs=texts, outputs=texts, tags=st.dictionaries(st.text(), st.text(), max_size=3),
                        keep_spool=st.booleans(), disable=texts, user=people, organisation=people, licence=st.text(),
-                       scheduler=st.text(), launch_with=st.text(), interface=st.text()),
+                       scheduler=st.text(), launch_with=st.text(), interface=st.text(),
+                       carbon=st.builds(Carbon, st.none() | st.floats(0, 5000), st.text(), st.none() | st.floats(1, 10),
+                                        st.text(), st.none() | st.integers(1990, 2200))),
     nodes=texts, job=st.dictionaries(st.text(), st.text() | st.integers(), max_size=3),
     grace_s=st.floats(0, 1e6),
 )
@@ -232,8 +237,9 @@ GOOD = CONFIG.to_json()
      json.dumps({**GOOD, "settings": {}}), json.dumps({**GOOD, "command": None}),
      json.dumps({k: v for k, v in GOOD.items() if k != "run_id"}),
      json.dumps({**GOOD, "settings": {**GOOD["settings"], "what": 1}}),
-     json.dumps({**GOOD, "settings": {**GOOD["settings"], "user": "Ada"}})],
-    ids=range(16),
+     json.dumps({**GOOD, "settings": {**GOOD["settings"], "user": "Ada"}}),
+     json.dumps({**GOOD, "settings": {**GOOD["settings"], "carbon": 5}})],
+    ids=range(17),
 )
 def test_a_damaged_run_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / RUN_FILE).write_text(text)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from yprovd.errors import YprovError
+from yprovd.grids import Carbon
+from yprovd.grids import checked as checked_carbon
 from yprovd.secrets import Masker
 
 RUN_FILE = "run.json"
@@ -49,7 +51,8 @@ class Settings(NamedTuple):
     licence: of the archive, an SPDX identifier or an address. scheduler: where the daemons are placed: `auto`, `none`
     (this machine only) or the name of a scheduler. launch_with: a command that starts one process on each node
     (`mpirun -npernode 1`). interface: the network interface on which the collector listens. opened_files: look now and
-    then at the files that the job's processes have open. hash_limit: bytes; larger files get no checksum.
+    then at the files that the job's processes have open. hash_limit: bytes; larger files get no checksum. carbon: of
+    the electricity, see `yprovd.grids`; without it a run has no CO2e.
     """
 
     name: str = ""
@@ -69,13 +72,16 @@ class Settings(NamedTuple):
     interface: str = ""
     opened_files: bool = False
     hash_limit: int = 4 << 30
+    carbon: Carbon = Carbon()
 
     def without_secrets(self, masker: Masker) -> Settings:
         """As it is recorded: texts and tags masked."""
         user, organisation = (Person(*map(masker.text, person)) for person in (self.user, self.organisation))
-        shown: dict[str, Any] = {k: masker.document(v) for k, v in self._asdict().items() if not isinstance(v, Person)}
+        carbon = Carbon(**masker.document(self.carbon._asdict()))
+        shown: dict[str, Any] = {k: masker.document(v) for k, v in self._asdict().items()
+                                 if not isinstance(v, Person | Carbon)}
         shown |= {"inputs": tuple(shown["inputs"]), "outputs": tuple(shown["outputs"]), "disable": self.disable,
-                  "user": user, "organisation": organisation}
+                  "user": user, "organisation": organisation, "carbon": carbon}
         return Settings(**shown)
 
     @classmethod
@@ -143,6 +149,8 @@ def _checked(where: str, key: str, value: Any) -> Any:
         if not isinstance(value, Mapping) or set(value) - {"name", "id"}:
             raise wrong("a name, or a mapping with `name` and `id`")
         return Person(**{k: str(v) for k, v in value.items()})
+    if key == "carbon":
+        return checked_carbon(where, value)
     if not isinstance(value, (str, int, float)) or isinstance(value, bool):
         raise wrong("text")
     return str(value)
@@ -180,7 +188,8 @@ class RunConfig(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         settings = self.settings._asdict()
-        settings["user"], settings["organisation"] = self.settings.user._asdict(), self.settings.organisation._asdict()
+        for key in ("user", "organisation", "carbon"):
+            settings[key] = settings[key]._asdict()
         return {"format": FORMAT, "version": VERSION, **self._asdict(), "settings": settings}
 
     @classmethod
@@ -189,6 +198,7 @@ class RunConfig(NamedTuple):
         settings = dict(data.pop("settings"))
         for key in ("user", "organisation"):
             settings[key] = Person(**settings[key])
+        settings["carbon"] = Carbon(**settings.get("carbon", {}))
         for key in ("inputs", "outputs", "disable"):
             settings[key] = tuple(settings[key])
         known = set(cls._fields)

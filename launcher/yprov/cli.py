@@ -65,6 +65,9 @@ def run(
     scheduler: Annotated[str | None, typer.Option(help="Where daemons go: auto, none (this machine), slurm...")] = None,
     launch_with: Annotated[str | None, typer.Option(help="What starts one process per node: 'mpirun -N 1'.")] = None,
     interface: Annotated[str | None, typer.Option(help="Network interface of the collector (hsn0).")] = None,
+    carbon: Annotated[str | None, typer.Option(
+        metavar="COUNTRY|G", help="The electricity's, for CO2e: a country (DE) or g CO2e/kWh (120).")] = None,
+    pue: Annotated[float | None, typer.Option(help="Power of the data centre over that of its computers.")] = None,
     opened_files: Annotated[bool | None, typer.Option("--opened-files", help="Note the files that it opens.")] = None,
     hash_limit: Annotated[str | None, typer.Option(help="Larger files get no checksum (default: 4GiB).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No summary at the end.")] = False,
@@ -82,6 +85,7 @@ def run(
         "name": name, "experiment": experiment, "dir": directory, "interval": interval, "inputs": inputs,
         "outputs": outputs, "tags": tags, "disable": disable, "keep_spool": keep_spool,
         "scheduler": scheduler, "launch_with": launch_with, "interface": interface,
+        "carbon": carbon, "pue": pue,
         "opened_files": opened_files, "hash_limit": hash_limit,
     })
     from yprov.placement import check
@@ -207,11 +211,11 @@ def show(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json = Fa
     Example:  yprov show last
     """
     from yprov.runs import find, view
-    from yprov.summary import facts, lines
+    from yprov.summary import facts, identifiers, lines
 
     seen = view(find(run, directory))
     if as_json:
-        _print_json(facts(seen))
+        _print_json({**facts(seen), **identifiers(seen)})
     else:
         print("\n".join(lines(seen)))
     if seen.state == "not stitched":
@@ -273,6 +277,25 @@ def validate(
     else:
         print("\n".join(problems) if problems else f"{what}: valid")
     raise typer.Exit(1 if problems else 0)
+
+
+@app.command("id")
+def identify_run(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json = False) -> None:
+    """The identifiers of a run and of what its archive, or a zip file of it, holds. Status 1: not what it states.
+
+    Examples:  yprov id last  |  yprov id run.zip
+    """
+    from yprov.identifying import identify
+
+    with _Progress("reading the archive"):
+        found = identify(run, directory)
+    if as_json:
+        _print_json(found)
+    else:
+        print("\n".join(filter(None, [found["urn"], found["content_id"]])))
+    if not found["same"]:
+        print(f"the crate states {found['stated']}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -317,7 +317,7 @@ def test_what_is_no_prov_json_is_said(doc: Any, fault: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(n=st.integers(1, 8), data=st.data())
-def test_components_are_those_that_reach_each_other_and_come_after_what_they_reach(n: int, data: st.DataObject) -> None:
+def test_components_are_those_that_reach_each_other_after_what_they_reach(n: int, data: st.DataObject) -> None:
     pairs = data.draw(st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=20))
     edges: list[list[Edge]] = [[] for _ in range(n)]
     reach = [[i == j for j in range(n)] for i in range(n)]

@@ -103,8 +103,8 @@ def follows_the_schema() -> Any:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=documents())
-def test_any_run_makes_a_document_that_is_valid_and_survives_every_syntax(data: bytes, follows_the_schema: Any) -> None:
-    """200 runs. `same` compares records; two documents are equal, too, when they are read and written again."""
+def test_any_run_makes_a_valid_document_that_survives_every_syntax(data: bytes, follows_the_schema: Any) -> None:
+    """200 runs: about 20 s of a processor, half of it for RDF."""
     text = data.decode()
     doc = json.loads(text)
     assert check_document(doc) == []

@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 from prov.model import QualifiedName
 
 from yprovd.stitch.attribution import Account, Attribution
+from yprovd.stitch.carbon import carbon_attributes, footprint_of
 from yprovd.stitch.document import Document, json_text, qname, slug, time_of
 from yprovd.stitch.epochs import final_metrics
 from yprovd.stitch.facts import (
@@ -97,6 +98,7 @@ class _Build:
         self.config = part(record.run, "config")
         self.settings = part(self.config, "settings")
         self.run_id = run_id_of(record)
+        self.footprint = footprint_of(attribution.energy, self.settings)
         self.watch = watch_of(record)
         self.job = job_of(record)
         account = attribution.accounts[0]
@@ -204,6 +206,7 @@ class _Build:
             "yp:rusageMaxRssBytes": rusage.get("max_rss_bytes"),
             **self._account(account),
             **self._rusage_instead(account, rusage),
+            "yp:co2eGrams": self.footprint.grams if self.footprint else None,
             **{f"yp:{what}Omitted": n for what, n in self.omitted.items() if n},
         })
         self.activities[()] = self.run
@@ -399,6 +402,7 @@ class _Build:
         energy = self.doc.entity("energy", {
             "prov:label": "energy", "yp:type": qname("yp:EnergyReport"),
             "prov:location": f"{STORE}/meters" if report.rows else None, **energy_attributes(report),
+            **carbon_attributes(self.footprint),
         })
         from_power = {row.cls for row in report.rows
                       if (row.counts or row.counts_gpu) and row.method in ("integrated", "estimated")}

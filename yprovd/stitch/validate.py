@@ -9,6 +9,7 @@ from typing import Any
 from yprovd.config import PROV_FILE
 from yprovd.errors import YprovError
 from yprovd.stitch import CRATE_FILE, SERIES_DIR
+from yprovd.stitch.identity import check_identity
 from yprovd.stitch.validity.constraints import violations
 from yprovd.stitch.validity.crate import check_crate, has_ended
 from yprovd.stitch.validity.document import check_document, check_prov
@@ -33,6 +34,8 @@ def validate_run(run_dir: Path) -> list[str]:
     problems: list[str] = []
     document = guarded(problems, PROV_FILE, lambda: check_prov(run_dir, problems))
     guarded(problems, CRATE_FILE, lambda: check_crate(run_dir, problems, ended=has_ended(document)))
+    if not any(p.startswith(CRATE_FILE) for p in problems):
+        guarded(problems, CRATE_FILE, lambda: problems.extend(check_identity(run_dir, ended=has_ended(document))))
     guarded(problems, SERIES_DIR, lambda: check_series(run_dir, document or {}, problems))
     return problems
 

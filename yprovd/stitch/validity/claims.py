@@ -33,7 +33,8 @@ RULES: dict[str, Rule] = {rule.number: rule for rule in [
          "generation and usage) are `-` when they are left out, which equals only itself"),
     Rule("5", "communication-generation-use-inference", False, "not applied: constraint 35 says the same of events"),
     Rule("6", "generation-use-communication-inference", False, "not applied: its events are in order by 33, 34, 37"),
-    Rule("7", "entity-generation-invalidation-inference", True, "a stated entity has a generation and an invalidation"),
+    Rule("7", "entity-generation-invalidation-inference", True,
+         "a stated entity has a generation and an invalidation"),
     Rule("8", "activity-start-end-inference", True, "a stated activity has a start and an end"),
     Rule("9", "wasStartedBy-inference", True, _APPLIED),
     Rule("10", "wasEndedBy-inference", True, _APPLIED),
@@ -84,9 +85,9 @@ RULES: dict[str, Rule] = {rule.number: rule for rule in [
     Rule("55", "entity-activity-disjoint", True, "stated, or by 50"),
     Rule("56", "membership-empty-collection", True, "a member of a prov:EmptyCollection"),
     Rule("times", "times given", True,
-         "section 2.2 of the Recommendation leaves times to the application: here they have to agree with the order of "
-         "the events. Equal times agree with a strict edge (clocks are coarse); a time with a zone and one without are "
-         "not compared"),
+         "section 2.2 of the Recommendation leaves times to the application: here they have to agree with the order "
+         "of the events. Equal times agree with a strict edge (clocks are coarse); a time with a zone and one without "
+         "are not compared"),
     Rule("bundles", "bundles", True, "section 7.2: each is checked by itself; their names differ in every syntax"),
     Rule("equivalence", "equivalence of documents", False, "section 7: a relation of two documents, not of one"),
 ]}

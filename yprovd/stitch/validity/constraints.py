@@ -1,4 +1,4 @@
-"""Whether a document is valid by PROV-CONSTRAINTS: `violations`. What is checked is in `yprovd.stitch.validity.claims`.
+"""Whether a document is valid by PROV-CONSTRAINTS: `violations`. What is checked is in `claims`.
 
 A pure function of the statements, in a time that grows as the document does.
 """
