@@ -6,13 +6,14 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from tests.stitch.golden.small import T0, S, account, file, series_info, small_attribution, small_record
+from tests.stitch.golden.small import T0, account, file, series_info, small_attribution, small_record
 from yprovd.stitch.provenance import build_document
 from yprovd.stitch.record import Param
 
 
 def large_document(epochs: int = 60, params: int = 40, files: int = 30, series: int = 25) -> dict[str, Any]:
-    """Some 500 records: three contexts with epochs and spans, series of four classes of devices, versions of a model."""
+    """Some 500 records: three contexts with epochs and spans, series of four classes of devices, versions of a model,
+    many files."""
     record = small_record()
     record.params += [Param(f"optimizer.p{k}", 0.5 * k, 0, T0) for k in range(params)]
     record.files += [file("model", "resnet", 2 + 0.1 * k, path=f"/scratch/{k}.pt", context="training", epoch=k,
@@ -36,6 +37,3 @@ def large_document(epochs: int = 60, params: int = 40, files: int = 30, series: 
 
 def records(document: dict[str, Any]) -> int:
     return sum(len(document.get(kind, {})) for kind in ("entity", "activity", "agent"))
-
-
-__all__ = ["S", "large_document", "records"]

@@ -8,6 +8,7 @@ import fnmatch
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,35 +61,26 @@ def export(
     run: RecordedRun, to: str, output: str | None = None, *, groups: Sequence[str] = (), full: bool = False,
     force: bool = False, progress: Callable[[str], None] = lambda stage: None,
 ) -> Exported:
-    """Write `run` as `to`. `output`: a file (or folder, for a format of many files), a folder to put it into, or "-"
-    for stdout; by default it has the run's name and lies in the current directory. `groups`: the series that are
+    """Write `run` as `to`. `output`: a file (or folder, for a format of many files), or a folder to put it into; by
+    default it has the run's name and lies in the current directory. `groups`: the series that are
     wanted, all by default; of one a table is a file and no folder. `full`: a graph with nothing folded.
 
     Raises YprovError: unknown format or group, something is there already, the disk is full.
     """
     kind = format_of(to)
-    if groups and kind.of != "series":
-        raise YprovError(f"`--group` chooses series, and {to} has none", hint="yprov export RUN --to csv --group host")
-    if full and kind.of != "graph":
-        raise YprovError(f"`--full` is for the graph, and {to} is none", hint="yprov export RUN --to svg --full")
+    _ensure_asked_well(kind, groups, full)
     chosen = _choose(run, groups) if kind.of == "series" else []
     single = not kind.folder or (bool(groups) and len(chosen) == 1)
-    if output == "-":
-        if kind.of not in ("prov", "graph"):
-            raise YprovError(f"{to} is not text, and is not printed", hint=f"yprov export RUN --to {to} -o FILE")
-        data = _text(run, to, kind, full, progress)
-        os.sys.stdout.buffer.write(data)  # type: ignore[attr-defined]
-        return Exported(Path("-"), [], len(data))
-    final = _destination(run, to, kind, output, chosen[0] if single and kind.folder else "", single)
+    final = _destination(run, kind, output, chosen[0] if single and kind.folder else "", single)
     _ensure_free(final, kind, force)
     partial = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
         if kind.of in ("prov", "graph"):
-            partial.write_bytes(_text(run, to, kind, full, progress))
+            partial.write_bytes(text_of(run, to, full=full, progress=progress))
         elif kind.of == "run":
             _zip(run, partial, progress)
         else:
-            _series(run, to, chosen, partial, single, progress)
+            _series(run, kind, chosen, partial, single, progress)
         _put(partial, final, force)
     except OSError as e:
         raise YprovError(f"cannot write `{final}`: {e.strerror or e}") from None
@@ -98,16 +90,49 @@ def export(
     return Exported(final, files, sum(f.stat().st_size for f in files))
 
 
+def text_of(
+    run: RecordedRun, to: str, *, groups: Sequence[str] = (), full: bool = False,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> bytes:
+    """The bytes of a format that is text. Raises YprovError."""
+    kind = format_of(to)
+    _ensure_asked_well(kind, groups, full)
+    if kind.of == "prov":
+        document = run.document
+        progress(f"writing {kind.about}")
+        more = {"rdf_format": kind.rdf_name} if kind.rdf_name else {}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module="rdflib")  # of its own functions
+            text: str = document.serialize(format=kind.prov_name, **more)
+        return text.encode()
+    if kind.of != "graph":
+        raise YprovError(f"{to} is not text, and is not printed", hint=f"yprov export RUN --to {to} -o FILE")
+    from yprov.graph import graph_of
+    from yprov.graph_dot import dot_text, svg
+
+    progress("drawing the graph")
+    dot = dot_text(graph_of(run.prov, full=full))
+    return svg(dot) if kind.suffix == "svg" else dot.encode()
+
+
 def format_of(name: str) -> Format:
-    """Raises YprovError."""
+    """By its name or its usual suffix. Raises YprovError."""
     wanted = name.lower().lstrip(".")
-    wanted = {"nc": "netcdf", "turtle": "ttl", "graphviz": "dot", "prov-n": "provn", "png": "svg"}.get(wanted, wanted) \
-        if wanted != "png" else wanted
-    if wanted in FORMATS:
-        return FORMATS[wanted]
+    for known, kind in FORMATS.items():
+        if wanted in (known, kind.suffix):
+            return kind
     near = difflib.get_close_matches(wanted, FORMATS, n=1, cutoff=0.4)
     raise YprovError(f"there is no format `{name}`; there are {', '.join(FORMATS)}",
                      hint=f"did you mean `--to {near[0]}`?" if near else "yprov export --help")
+
+
+def _ensure_asked_well(kind: Format, groups: Sequence[str], full: bool) -> None:
+    if groups and kind.of != "series":
+        raise YprovError(f"`--group` chooses series, and {kind.suffix} has none to choose",
+                         hint="yprov export RUN --to csv --group host")
+    if full and kind.of != "graph":
+        raise YprovError(f"`--full` is for the graph, and {kind.suffix} is none",
+                         hint="yprov export RUN --to svg --full")
 
 
 def _choose(run: RecordedRun, wanted: Sequence[str]) -> list[str]:
@@ -124,12 +149,12 @@ def _choose(run: RecordedRun, wanted: Sequence[str]) -> list[str]:
     return sorted(chosen) if wanted else known
 
 
-def _destination(run: RecordedRun, to: str, kind: Format, output: str | None, group: str, single: bool) -> Path:
+def _destination(run: RecordedRun, kind: Format, output: str | None, group: str, single: bool) -> Path:
     plain = re.sub(r"[^\w.+-]+", "-", run.name).strip("-.")[:80] or "run"
     if single:
         name = plain + (f"-{group.replace('/', '-')}" if group else "") + f".{kind.suffix}"
     else:
-        name = f"{plain}-{to}"
+        name = f"{plain}-{kind.suffix}"
     if output is None:
         return Path(name)
     path = Path(output).expanduser()
@@ -177,26 +202,10 @@ def _remove(partial: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _text(run: RecordedRun, to: str, kind: Format, full: bool, progress: Callable[[str], None]) -> bytes:
-    if kind.of == "prov":
-        progress("reading prov.json")
-        document = run.document
-        progress(f"writing {to}")
-        more = {"rdf_format": kind.rdf_name} if kind.rdf_name else {}
-        text: str = document.serialize(format=kind.prov_name, **more)
-        return text.encode()
-    from yprov.graph import graph_of
-    from yprov.graph_dot import dot_text, svg
-
-    progress("drawing the graph")
-    dot = dot_text(graph_of(run.prov, full=full))
-    return svg(dot) if to == "svg" else dot.encode()
-
-
 def _series(
-    run: RecordedRun, to: str, groups: list[str], path: Path, single: bool, progress: Callable[[str], None]
+    run: RecordedRun, kind: Format, groups: list[str], path: Path, single: bool, progress: Callable[[str], None]
 ) -> None:
-    if to == "netcdf":
+    if not kind.folder:
         from yprov.export_netcdf import write_netcdf
 
         write_netcdf(run, groups, path, progress)
@@ -204,9 +213,9 @@ def _series(
     from yprov.export_tables import write_table, write_tables
 
     if single:
-        write_table(run, groups[0], path, progress)
+        write_table(run, groups[0], kind.suffix, path, progress)
     else:
-        write_tables(run, groups, to, path, progress)
+        write_tables(run, groups, kind.suffix, path, progress)
 
 
 def _zip(run: RecordedRun, path: Path, progress: Callable[[str], None]) -> None:

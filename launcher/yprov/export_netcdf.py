@@ -23,6 +23,8 @@ from yprov.reading import RecordedRun
 
 #: Bytes of values that are in memory at once.
 PART = 16 << 20
+#: Bytes of an array that is not worth a chunk and its index.
+_SMALL = 4096
 
 
 def write_netcdf(run: RecordedRun, groups: Sequence[str], path: Path, progress: Callable[[str], None]) -> None:
@@ -51,7 +53,7 @@ def _write_array(name: str, array: Any, target: Any) -> None:
     text = array.dtype.kind not in "iufb"
     about = {k: v for k, v in array.attrs.items() if k != "_FillValue"}
     fill = array.attrs.get("_FillValue")
-    compress = {} if text or not array.size else {
+    compress = {} if text or array.nbytes <= _SMALL else {
         "compression": "gzip", "compression_opts": 4, "shuffle": True, "chunks": array.chunks}
     variable = target.create_variable(
         name, array.metadata.dimension_names, h5py.string_dtype() if text else array.dtype,

@@ -13,7 +13,7 @@ A large group is read in parts of `PART` bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,23 +42,25 @@ def write_tables(
     for group in groups:
         path = folder / f"{group}.{suffix}"
         path.parent.mkdir(exist_ok=True)
-        for column in write_table(run, group, path, progress):
+        for column in write_table(run, group, suffix, path, progress):
             more = column.attributes
             about.append({"table": group, "column": column.name, "units": str(more.get("units") or ""),
                           "long_name": str(more.get("long_name") or "")})
     devices = _devices(run, groups)
     if devices is not None:
-        _write(folder / f"devices.{suffix}", devices.schema, [devices])
+        _write(folder / f"devices.{suffix}", suffix, devices.schema, [devices])
     if suffix == "csv":
         for row in about:
             if "since 1970" in row["units"]:
                 row["units"] = "UTC"
         table = pa.Table.from_pylist(about, pa.schema([(k, pa.string()) for k in ("table", "column", "units",
                                                                                     "long_name")]))
-        _write(folder / "columns.csv", table.schema, [table])
+        _write(folder / "columns.csv", suffix, table.schema, [table])
 
 
-def write_table(run: RecordedRun, group: str, path: Path, progress: Callable[[str], None]) -> list[Column]:
+def write_table(
+    run: RecordedRun, group: str, suffix: str, path: Path, progress: Callable[[str], None]
+) -> list[Column]:
     """One group into one file; the columns that it has."""
     columns = [c for c in columns_of(run.root[group], group) if c.name != _OF_DEVICES]
     wide = [c for c in columns if len(c.dims) == 2]
@@ -66,7 +68,7 @@ def write_table(run: RecordedRun, group: str, path: Path, progress: Callable[[st
         columns.sort(key=lambda c: (c.name != "time", _NAMES.index(c.name) if c.name in _NAMES else 9, c.name))
     schema = pa.schema([_field(c) for c in columns], {"group": group, "run": run.id, "name": run.name})
     progress(f"writing {group}")
-    _write(path, schema, _parts(columns, wide, schema, group, progress))
+    _write(path, suffix, schema, _parts(columns, wide, schema, group, progress))
     return columns
 
 
@@ -78,8 +80,8 @@ def _field(column: Column) -> pa.Field:
     return pa.field(column.name, kind, metadata=told or None)
 
 
-def _write(path: Path, schema: pa.Schema, parts: Any) -> None:
-    if path.suffix == ".csv":
+def _write(path: Path, suffix: str, schema: pa.Schema, parts: Iterable[pa.Table]) -> None:
+    if suffix == "csv":
         with pyarrow.csv.CSVWriter(path, schema) as out:
             for part in parts:
                 out.write_table(part)
@@ -96,8 +98,8 @@ def _parts(
         rows = max((c.array.shape[0] for c in columns if c.dims), default=0)
         step = max(1, PART // (8 * max(1, len(columns))))
         for begin in range(0, rows, step):
-            where = slice(begin, min(begin + step, rows))
-            yield pa.Table.from_arrays([_arrow(c, *c.read(where)) for c in columns], schema=schema)
+            part = slice(begin, min(begin + step, rows))
+            yield pa.Table.from_arrays([_arrow(c, *c.read(part)) for c in columns], schema=schema)
         return
     (dim, time), (devices, slots) = wide[0].dims, wide[0].array.shape
     ticks = max(1, PART // (8 * len(columns)))

@@ -6,23 +6,25 @@ which its epochs, spans, metrics and files lie, and so is monitoring. An edge be
 of one kind between the records in them. Left out is what the picture says anyway: that a part belongs to what it lies
 in, that a context informs the run that started it, and, of a series, its second link to monitoring.
 
-Full: a box for each record and an edge for each relation; where all records of a group have one in common, the edge
-begins or ends at the group's frame.
+Full: every record, of many alike a table with a cell for each, and every relation, those of one kind between two boxes
+or tables as one edge. What the records of a table have among themselves (a model its versions) their order says.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from yprov.graph_text import lines_of, title_of_group
+from yprov.graph_text import Thing, lines_of, title_of_group
 from yprov.runs import value_of
 
 #: (most contexts, how many alike are drawn one by one): tried in this order until there are at most `MOST_BOXES`.
 _STRICTNESS = ((12, 4), (8, 3), (5, 2), (3, 1))
 MOST_BOXES = 60
+#: Without folding: records alike that have a box each.
+MOST_ALONE = 4
 #: relation: the ends of its edge, in the direction of PROV: from what came later to what was there before.
 RELATIONS = {
     "used": ("activity", "entity"), "wasGeneratedBy": ("entity", "activity"),
@@ -39,54 +41,34 @@ _MONITORING = "monitoring"
 _MORE = "\x00more"  # the cluster of contexts that are not drawn by themselves
 
 
-@dataclass(frozen=True)
-class Thing:
-    """A record. `kind`: entity, activity or agent; `type`: our own class (`Parameter`), else that of PROV. `home`: the
-    cluster that it lies in, "" for none. `about`: attributes by their full names, as plain values."""
-
-    id: str
-    kind: str
-    type: str
-    home: str
-    about: Mapping[str, Any]
-
-    def get(self, name: str) -> Any:
-        return self.about.get(f"yp:{name}")
-
-    @property
-    def label(self) -> str:
-        return str(self.about.get("prov:label") or self.id.partition(":")[2])
-
-
 @dataclass
 class Box:
-    """A node of the picture: one record, or many alike. `lines[0]` is its title."""
+    """A node of the picture: one record, or many alike, each with the lines of a cell when nothing is folded.
+    `lines[0]` is its title."""
 
     kind: str
     home: str
     lines: list[str]
     things: list[Thing] = field(repr=False)
+    cells: list[list[str]] = field(default_factory=list)
 
 
 @dataclass
 class Cluster:
-    """`parent`: the cluster that it lies in, "" for none. `grid`: its boxes are of one kind and no order."""
+    """`parent`: the cluster that it lies in, "" for none."""
 
     title: str
     parent: str
-    grid: bool = False
 
 
 @dataclass(frozen=True)
 class Edge:
-    """Between boxes (indices), or from or to a whole cluster. `count`: of relations."""
+    """Between boxes (indices). `count`: of relations."""
 
     relation: str
     source: int
     target: int
     count: int = 1
-    from_cluster: str = ""
-    to_cluster: str = ""
 
 
 @dataclass
@@ -102,11 +84,12 @@ class Graph:
 
 def graph_of(document: Mapping[str, Any], *, full: bool = False) -> Graph:
     """`document`: PROV-JSON of a run."""
+    if full:
+        things, clusters = _things(document, 10**6)
+        return _drawn(_alike(things), things, clusters, document, full=True, between=False)
     for most_contexts, alone in _STRICTNESS:
-        things, clusters = _things(document, 10**6 if full else most_contexts)
-        graph = _folded(things, clusters, document, alone)
-        if full:
-            return _unfolded(things, clusters, document, alone)
+        things, clusters = _things(document, most_contexts)
+        graph = _drawn(_groups(things, alone), things, clusters, document, full=False, between=alone > 1)
         if len(graph.boxes) <= MOST_BOXES:
             break
     return graph
@@ -175,6 +158,18 @@ def _key(thing: Thing) -> tuple[str, ...]:
     return thing.type, thing.home
 
 
+def _alike(things: Mapping[str, Thing]) -> list[list[Thing]]:
+    """Nothing folded: who shares a table."""
+    groups: dict[tuple[str, ...], list[Thing]] = {}
+    for thing in things.values():
+        groups.setdefault(_key(thing), []).append(thing)
+    out: list[list[Thing]] = []
+    for key, members in groups.items():
+        members.sort(key=_order)
+        out += [members] if len(members) > MOST_ALONE and key[0] != "Context" else [[m] for m in members]
+    return out
+
+
 def _groups(things: Mapping[str, Thing], alone: int) -> list[list[Thing]]:
     """Records by what becomes one box. Kinds of which there are too many names (models, spans) are one group."""
     groups: dict[tuple[str, ...], list[Thing]] = {}
@@ -205,27 +200,29 @@ def _order(thing: Thing) -> tuple[Any, ...]:
     return (str(thing.about.get("prov:startTime") or ""), epoch if isinstance(epoch, int) else -1, thing.id)
 
 
-def _folded(
-    things: Mapping[str, Thing], clusters: dict[str, Cluster], document: Mapping[str, Any], alone: int
+def _drawn(
+    groups: list[list[Thing]], things: Mapping[str, Thing], clusters: dict[str, Cluster], document: Mapping[str, Any],
+    *, full: bool, between: bool,
 ) -> Graph:
+    """`between`: of epochs and steps, a group of many stands between the first and the last."""
     boxes: list[Box] = []
     chains: dict[str, list[int]] = {}
     at: dict[str, int] = {}
-    for members in _groups(things, alone):
-        first = members[0]
-        between = first.type in ("Epoch", "Step") and len(members) > 1 and alone > 1
-        lines = lines_of(first) if len(members) == 1 else title_of_group(members, between=between)
+    for members in groups:
+        first, many = members[0], len(members) > 1
+        row = between and first.type in ("Epoch", "Step")
+        lines = title_of_group(members, between=row) if many else lines_of(first)
         if first.type in ("Epoch", "Span", "Step"):
             chains.setdefault(first.home, []).append(len(boxes))
-        for member in members:
-            at[member.id] = len(boxes)
-        boxes.append(Box(first.kind, first.home, lines, members))
+        at |= {member.id: len(boxes) for member in members}
+        cells = [lines_of(member) for member in members] if full and many else []
+        boxes.append(Box(first.kind, first.home, lines[:1] if cells else lines, members, cells))
     counts: Counter[tuple[str, int, int]] = Counter()
     for relation, source, target in _relations(document, things):
-        if at[source.id] != at[target.id] and not _said(relation, source, target):
+        if at[source.id] != at[target.id] and (full or not _said(relation, source, target)):
             counts[relation, at[source.id], at[target.id]] += 1
     edges = [Edge(relation, a, b, n) for (relation, a, b), n in counts.items()]
-    return Graph(_title(document), boxes, _inhabited(clusters, boxes), edges, list(chains.values()))
+    return Graph(_title(document), boxes, _inhabited(clusters, boxes), edges, [] if full else list(chains.values()))
 
 
 def _inhabited(clusters: Mapping[str, Cluster], boxes: Sequence[Box]) -> dict[str, Cluster]:
@@ -243,11 +240,11 @@ def _relations(
 ) -> Iterator[tuple[str, Thing, Thing]]:
     for relation, (source, target) in RELATIONS.items():
         for _identifier, record in _records(document, relation):
-            ends = record.get(f"prov:{source}"), record.get(f"prov:{target}")
-            if ends[1] is None and relation in ("wasStartedBy", "wasEndedBy"):
-                ends = ends[0], record.get(f"prov:{relation[3:-2].lower().replace('start', 'starter')}")
-            if ends[0] in things and ends[1] in things:
-                yield relation, things[ends[0]], things[ends[1]]
+            begin, end = str(record.get(f"prov:{source}")), record.get(f"prov:{target}")
+            if end is None and relation in ("wasStartedBy", "wasEndedBy"):
+                end = record.get("prov:starter" if relation == "wasStartedBy" else "prov:ender")
+            if begin in things and str(end) in things:
+                yield relation, things[begin], things[str(end)]
 
 
 def _said(relation: str, source: Thing, target: Thing) -> bool:
@@ -263,61 +260,3 @@ def _said(relation: str, source: Thing, target: Thing) -> bool:
 def _title(document: Mapping[str, Any]) -> str:
     run = document.get("activity", {}).get("run:run", {})
     return str(value_of(run.get("prov:label", "")) if isinstance(run, dict) else "")
-
-
-# nothing folded
-
-
-def _unfolded(
-    things: Mapping[str, Thing], clusters: dict[str, Cluster], document: Mapping[str, Any], alone: int
-) -> Graph:
-    boxes: list[Box] = []
-    at: dict[str, int] = {}
-    frame: dict[str, str] = {}
-    sizes: Counter[str] = Counter()
-    groups: dict[tuple[str, ...], list[Thing]] = {}
-    for thing in things.values():
-        groups.setdefault(_key(thing), []).append(thing)
-    for key, members in groups.items():
-        members.sort(key=_order)
-        name = ""
-        if len(members) > alone and key[0] != "Context":
-            name = "\x01".join(key)
-            clusters[name] = Cluster(title_of_group(members)[0], members[0].home, grid=True)
-            sizes[name] = len(members)
-        for thing in members:
-            at[thing.id] = len(boxes)
-            if name:
-                frame[thing.id] = name
-            boxes.append(Box(thing.kind, name or thing.home, lines_of(thing), [thing]))
-    edges = list(_common(list(_relations(document, things)), at, frame, sizes))
-    return Graph(_title(document), boxes, _inhabited(clusters, boxes), edges)
-
-
-def _common(
-    relations: list[tuple[str, Thing, Thing]], at: Mapping[str, int], frame: Mapping[str, str],
-    sizes: Mapping[str, int],
-) -> Iterator[Edge]:
-    """An edge for each relation; one at the frame of a group where all its members have the same."""
-    def shared(inner: Callable[[tuple[str, Thing, Thing]], Thing], outer: Callable[[tuple[str, Thing, Thing]], Thing],
-               ) -> set[tuple[str, str, str]]:
-        members: dict[tuple[str, str, str], set[str]] = {}
-        for r in relations:
-            if inner(r).id in frame:
-                members.setdefault((r[0], frame[inner(r).id], outer(r).id), set()).add(inner(r).id)
-        return {key for key, ids in members.items() if len(ids) == sizes[key[1]]}
-
-    froms, tos = shared(lambda r: r[1], lambda r: r[2]), shared(lambda r: r[2], lambda r: r[1])
-    done: set[tuple[str, str, str]] = set()
-    for relation, source, target in relations:
-        a, b = at[source.id], at[target.id]
-        out = (relation, frame.get(source.id, ""), target.id)
-        into = (relation, frame.get(target.id, ""), source.id)
-        for key, inside, shared_keys in ((out, "from_cluster", froms), (into, "to_cluster", tos)):
-            if key in shared_keys and frame.get(source.id) != frame.get(target.id):
-                if (inside, *key)[:3] + key[2:] not in done:
-                    done.add((inside, *key)[:3] + key[2:])
-                    yield Edge(relation, a, b, sizes[key[1]], **{inside: key[1]})
-                break
-        else:
-            yield Edge(relation, a, b)

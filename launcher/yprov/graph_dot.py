@@ -8,20 +8,19 @@ entity, a backslash an escape, and both are written so that they do not.
 
 from __future__ import annotations
 
+import html
 import math
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from yprov.graph import Box, Cluster, Edge, Graph
 from yprovd.errors import YprovError
 
-_LOOKS = {
-    "entity": 'shape=ellipse fillcolor="#FFFC87" color="#808080" margin="0.02,0.02"',
-    "activity": 'shape=box fillcolor="#9FB1FC" color="#0000FF"',
-    "agent": 'shape=house fillcolor="#FED37F" color="#B26200" margin="0.06,0.04"',
-}
+_SHAPES = {"entity": 'ellipse margin="0.02,0.02"', "activity": "box", "agent": 'house margin="0.06,0.04"'}
+#: Inside and edge.
+_COLOURS = {"entity": ("#FFFC87", "#808080"), "activity": ("#9FB1FC", "#0000FF"), "agent": ("#FED37F", "#B26200")}
 #: What is written at an edge, and how it is drawn. PROV's own word is in the tooltip: its length would make the picture
 #: half as wide again.
 _EDGES = {
@@ -40,10 +39,14 @@ DOT_S = 300.0
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
+def _printable(text: str) -> str:
+    return _CONTROL.sub(lambda m: f"\\u{ord(m[0]):04x}", text.replace("\n", " "))
+
+
 def quoted(*lines: str) -> str:
     """Lines of text as a string of the language."""
     def escaped(text: str) -> str:
-        text = _CONTROL.sub(lambda m: f"\\u{ord(m[0]):04x}", text.replace("\n", " "))
+        text = _printable(text)
         return text.replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;")
 
     return '"' + "\\n".join(escaped(line) for line in lines) + '"'
@@ -53,7 +56,7 @@ def dot_text(graph: Graph) -> str:
     """The same graph gives the same text."""
     out = [
         "digraph run {",
-        f"  graph [rankdir=RL compound=true newrank=true label={quoted(graph.title)} labelloc=t fontsize=18",
+        f"  graph [rankdir=RL newrank=true label={quoted(graph.title)} labelloc=t fontsize=18",
         '         fontname="Helvetica" nodesep=0.12 ranksep=0.3 splines=spline charset="UTF-8"];',
         '  node [style=filled fontname="Helvetica" fontsize=11 height=0.35 width=0.6];',
         '  edge [fontname="Helvetica" fontsize=9 fontcolor="#404040" arrowsize=0.7];',
@@ -63,7 +66,7 @@ def dot_text(graph: Graph) -> str:
     for number, box in enumerate(graph.boxes):
         inner.setdefault(box.home, []).append(number)
     out += _cluster("", graph, names, inner, "  ")
-    out += [f"  {_edge(edge, graph, names)}" for edge in graph.edges]
+    out += [f"  {_edge(edge, graph)}" for edge in graph.edges]
     return "\n".join([*out, "}", ""])
 
 
@@ -75,8 +78,6 @@ def _cluster(
     for chain in graph.chains:
         if graph.boxes[chain[0]].home == name and len(chain) > 1:
             yield from _chain(chain, inner.get(name, []), graph, indent)
-    if name and graph.clusters[name].grid:
-        yield from _grid(inner[name], indent)
     for child, cluster in graph.clusters.items():
         if cluster.parent == name:
             yield f"{indent}subgraph {names[child]} {{"
@@ -85,39 +86,51 @@ def _cluster(
             yield f"{indent}}}"
 
 
-def _frame(cluster: Cluster) -> str:
-    fill = "#FBFBF2" if cluster.grid else "#F3F5FC"
-    return (f'graph [label={quoted(cluster.title)} style="rounded,filled" fillcolor="{fill}" color="#A0A8C0" '
-            'fontname="Helvetica" fontsize=12 labeljust=l margin=10];')
-
-
-def _node(box: Box) -> str:
-    tip = ", ".join(t.id for t in box.things[:20]) + (", …" if len(box.things) > 20 else "")
-    many = " peripheries=2" if len(box.things) > 1 else ""
-    return f"label={quoted(*box.lines)} tooltip={quoted(tip)} {_LOOKS[box.kind]}{many}"
-
-
 def _chain(chain: list[int], beside: list[int], graph: Graph, indent: str) -> Iterator[str]:
-    """Epochs above each other, in the column after that of their context."""
+    """Epochs and spans above each other, in the column after that of their context."""
     whole = [n for n in beside if graph.boxes[n].things[0].type == "Context"]
     yield f"{indent}{{rank=same; {' -> '.join(f'n{n}' for n in reversed(chain))} [style=invis]}}"
     yield from (f"{indent}n{chain[0]} -> n{n} [style=invis];" for n in whole)
 
 
-def _grid(numbers: list[int], indent: str) -> Iterator[str]:
-    """Boxes of 2.4 by 0.6 inches in a field that is a little wider than high."""
-    columns = max(1, round(math.sqrt(0.4 * len(numbers))))
-    rows = math.ceil(len(numbers) / columns)
-    for number, after in zip(numbers, numbers[rows:], strict=False):
-        yield f"{indent}n{after} -> n{number} [style=invis weight=2];"
+def _frame(cluster: Cluster) -> str:
+    return (f'graph [label={quoted(cluster.title)} style="rounded,filled" fillcolor="#F3F5FC" color="#A0A8C0" '
+            'fontname="Helvetica" fontsize=12 labeljust=l margin=10];')
 
 
-def _edge(edge: Edge, graph: Graph, names: Mapping[str, str]) -> str:
+def _node(box: Box) -> str:
+    if box.cells:
+        return f"label={_table(box)} tooltip={quoted(*box.lines)} shape=plain style=solid"
+    tip = ", ".join(t.id for t in box.things[:20]) + (", …" if len(box.things) > 20 else "")
+    look = f'shape={_SHAPES[box.kind]} fillcolor="{_COLOURS[box.kind][0]}" color="{_COLOURS[box.kind][1]}"'
+    many = " peripheries=2" if len(box.things) > 1 else ""
+    return f"label={quoted(*box.lines)} tooltip={quoted(tip)} {look}{many}"
+
+
+def _table(box: Box) -> str:
+    """Cells of 1.7 by 0.5 inches, column by column, in a field three times as wide as high: tables come to stand above
+    each other."""
+    columns = max(1, round(math.sqrt(len(box.cells))))
+    rows = math.ceil(len(box.cells) / columns)
+    look = _COLOURS[box.kind]
+    out = [f'<<TABLE BORDER="1" COLOR="{look[1]}" CELLBORDER="1" CELLSPACING="3" CELLPADDING="3" BGCOLOR="white">'
+           f'<TR><TD BORDER="0" COLSPAN="{columns}"><B>{_html(box.lines)}</B></TD></TR>']
+    for row in range(rows):
+        cells = range(row, len(box.cells), rows)
+        out.append("<TR>" + "".join(f'<TD BGCOLOR="{look[0]}">{_html(box.cells[n])}</TD>' for n in cells)
+                   + "<TD BORDER=\"0\"></TD>" * (columns - len(cells)) + "</TR>")
+    return "".join(out) + "</TABLE>>"
+
+
+def _html(lines: Sequence[str]) -> str:
+    return "<BR/>".join(html.escape(_printable(line)) for line in lines) or " "
+
+
+def _edge(edge: Edge, graph: Graph) -> str:
     word, style = _EDGES[edge.relation]
     label = quoted(word + (f" ({edge.count})" if edge.count > 1 else ""))
     tip = quoted(edge.relation)
-    more = f" ltail={names[edge.from_cluster]}" if edge.from_cluster else ""
-    more += f" lhead={names[edge.to_cluster]}" if edge.to_cluster else ""
+    more = ""
     if edge.relation == "wasDerivedFrom" and graph.boxes[edge.source].home != graph.boxes[edge.target].home:
         more += " constraint=false"  # a long way; what it begins and ends at has its place by other edges
     return f"n{edge.source} -> n{edge.target} [label={label} tooltip={tip} labeltooltip={tip} {style}{more}];"

@@ -1,16 +1,14 @@
-"""What stands in the boxes of the graph: a title and some lines, short enough to be read."""
+"""A record of the graph, and what stands in its box: a title and some lines, short enough to be read."""
 
 from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from yprov.summary import duration, energy, size
-
-if TYPE_CHECKING:
-    from yprov.graph import Thing
 
 _WIDTH = 24
 _MOST_LINES = 4
@@ -26,6 +24,25 @@ _NAMES = {
 #: What says of itself only its name.
 _CALLED = {"Script": "script", "Experiment": "experiment", "Input": "input", "Artifact": "output",
            "SourceFile": "source file"}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A record. `kind`: entity, activity or agent; `type`: our own class (`Parameter`), else that of PROV. `home`: the
+    cluster that it lies in, "" for none. `about`: attributes by their full names, as plain values."""
+
+    id: str
+    kind: str
+    type: str
+    home: str
+    about: Mapping[str, Any]
+
+    def get(self, name: str) -> Any:
+        return self.about.get(f"yp:{name}")
+
+    @property
+    def label(self) -> str:
+        return str(self.about.get("prov:label") or self.id.partition(":")[2])
 
 
 def lines_of(thing: Thing) -> list[str]:
@@ -73,7 +90,8 @@ def _more(thing: Thing) -> list[str]:
         state = f"{get('state') or ''} in {_took(get('durationSeconds'))}"
         return [state, ", ".join(filter(None, [_count(get("nodeCount"), "node"), _count(ranks, "rank")])), _cost(thing)]
     if kind in ("Context", "Epoch", "Span", "Step"):
-        return [_took(get("durationSeconds")), _cost(thing)]
+        of = f"in epoch {get('epoch')}" if kind == "Span" and get("epoch") is not None else ""
+        return [of, _took(get("durationSeconds")), _cost(thing)]
     if kind in ("Parameter", "Result"):
         return [f"= {thing.about.get('prov:value', '')}"]
     if kind == "Command":
@@ -101,8 +119,8 @@ def _more(thing: Thing) -> list[str]:
         return [f"last {last:.4g}" if isinstance(last, (int, float)) else "", str(get("unit") or "")]
     if kind == "Job":
         return [" ".join(str(x) for x in (get("scheduler"), get("jobId")) if x), str(get("jobName") or "")]
-    bytes_ = get("sizeBytes")
-    return [size(bytes_) if isinstance(bytes_, (int, float)) else ""]
+    bytes_, epoch = get("sizeBytes"), get("epoch")
+    return [f"of epoch {epoch}" if epoch is not None else "", size(bytes_) if isinstance(bytes_, (int, float)) else ""]
 
 
 def _cost(thing: Thing) -> str:

@@ -119,8 +119,6 @@ class RecordedRun:
         except OSError as e:
             raise YprovError(f"cannot read `{self.directory}/{name}`: {e.strerror}") from None
 
-    # documents and files
-
     @property
     def document(self) -> ProvDocument:
         """prov.json as `prov` has it. `prov` (the attribute) is the same as plain dicts."""
@@ -135,8 +133,6 @@ class RecordedRun:
     def read(self, name: str) -> bytes:
         """One of them. Raises FileNotFoundError."""
         return self._files.read(name)
-
-    # the store
 
     @property
     def root(self) -> Any:
@@ -172,11 +168,12 @@ class RecordedRun:
         import xarray as xr
 
         self._ensure(group)
-        found = xr.open_zarr(self._store, group=group, consolidated=False, chunks=None)
+        found: xr.Dataset = xr.open_zarr(self._store, group=group, consolidated=False, chunks=None)
         for name, variable in found.data_vars.items():
             if "decimals" in variable.attrs:  # scale_factor is off by one unit in the last place
                 found[name] = variable.copy(data=np.round(variable.values, int(variable.attrs["decimals"])))
-        return found[sorted(found.data_vars, key=str)]
+        ordered: xr.Dataset = found[sorted(found.data_vars, key=str)]
+        return ordered
 
     def _ensure(self, group: str) -> None:
         if group not in self.groups:
@@ -247,7 +244,7 @@ class RecordedRun:
         table = table.reindex(columns=list(_ENERGY))
         for name in _TIMES:
             table[name] = pd.to_datetime(table[name], utc=True).dt.tz_localize(None).astype("datetime64[ns]")
-        table = table.astype({name: "Int64" for name in _INTEGERS} | {
+        table = table.astype(dict.fromkeys(_INTEGERS, "Int64") | {
             name: "float64" for name in _ENERGY if name not in (*_TIMES, *_INTEGERS, *_TEXTS)})
         table["context"] = table["context"].astype(object).where(table["context"] != "", None)
         return table if kind is None else table[table["kind"] == kind].reset_index(drop=True)

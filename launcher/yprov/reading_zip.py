@@ -75,7 +75,8 @@ class Archive:
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             return None
         at = self.start + info.header_offset
-        return at + _HEADER + sum(_LENGTHS.unpack(os.pread(self.fd, 4, at + _HEADER - 4)))
+        name, more = _LENGTHS.unpack(os.pread(self.fd, 4, at + _HEADER - 4))
+        return at + _HEADER + int(name) + int(more)
 
     def read(self, info: zipfile.ZipInfo, begin: int = 0, end: int | None = None) -> bytes:
         end = info.file_size if end is None else min(end, info.file_size)
