@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
 
 
 @pytest.fixture
-def run(kept: Kept, request: pytest.FixtureRequest) -> RecordedRun:
-    opened = yprov.open_run(kept.path)
-    request.addfinalizer(opened.close)
-    return opened
+def run(kept: Kept) -> Iterator[RecordedRun]:
+    with yprov.open_run(kept.path) as opened:
+        yield opened
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:rdflib")
@@ -326,7 +326,7 @@ def test_folder_of_something_else_is_not_removed_even_when_forced(run: RecordedR
     mine = tmp_path / "resnet-csv"
     mine.mkdir()
     (mine / "thesis.tex").write_text("x")
-    with pytest.raises(YprovError, match="holds `thesis.tex`"):
+    with pytest.raises(YprovError, match=r"holds `thesis\.tex`"):
         export(run, "csv", str(tmp_path), force=True)
     assert (mine / "thesis.tex").read_text() == "x"
     (tmp_path / "resnet.nc").mkdir()
@@ -339,7 +339,7 @@ def test_failure_leaves_nothing_behind(run: RecordedRun, tmp_path: Path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("yprov.export_tables.write_table", full)
-    with pytest.raises(YprovError, match="cannot write `.*resnet-csv`: No space left on device"):
+    with pytest.raises(YprovError, match=r"cannot write `.*resnet-csv`: No space left on device"):
         export(run, "csv", str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +50,9 @@ def ways(kept: Kept, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 
 
 @pytest.fixture(params=WAYS)
-def run(request: pytest.FixtureRequest, ways: dict[str, Path]) -> RecordedRun:
-    opened = yprov.open_run(ways[request.param])
-    request.addfinalizer(opened.close)
-    return opened
+def run(request: pytest.FixtureRequest, ways: dict[str, Path]) -> Iterator[RecordedRun]:
+    with yprov.open_run(ways[request.param]) as opened:
+        yield opened
 
 
 def test_run_says_who_it_is(run: RecordedRun) -> None:
@@ -224,6 +225,16 @@ def test_damaged_documents_are_told_of(tmp_path: Path, kept: Kept) -> None:
         yprov.open_run(path)
 
 
+def test_example_of_the_readme_runs(kept: Kept, tmp_path: Path) -> None:
+    (tmp_path / "yprov-runs").symlink_to(kept.path.parent)
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (block,) = re.findall(r"```python no-run\n(import yprov\n(?:(?!```).)*?open_run.*?)```", readme, re.S)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", block], cwd=tmp_path, env=environment(), text=True,
+                          capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("resnet completed {")
+
+
 def test_closed_zip_leaves_no_file_open(ways: dict[str, Path]) -> None:
     code = """
 import os, sys, yprov
@@ -231,7 +242,8 @@ for path in sys.argv[1:]:
     with yprov.open_run(path) as run:
         run.series("host").load()
 links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
-print([name for link in links if os.path.lexists(link) for name in [os.readlink(link)] if "zip" in name or "(del" in name])
+names = [os.readlink(link) for link in links if os.path.lexists(link)]
+print([name for name in names if "zip" in name or "(deleted)" in name])
 """
     done = subprocess.run([sys.executable, "-c", code, *(str(p) for p in ways.values())], capture_output=True,
                           text=True, env=environment(), check=True)

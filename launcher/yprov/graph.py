@@ -1,7 +1,7 @@
 """prov.json as a graph that a person can read: few boxes, whatever the number of records. Pure.
 
 Folded, which is the default: parameters are one box, epochs the first, the last and one for those between, spans of one
-name one, series one for each class of devices, files one for each kind where there are many. A context is a cluster, in
+name one, versions of a model one, series one for each class of devices, files one for each kind where there are many. A context is a cluster, in
 which its epochs, spans, metrics and files lie, and so is monitoring. An edge between two boxes stands for all relations
 of one kind between the records in them. Left out is what the picture says anyway: that a part belongs to what it lies
 in, that a context informs the run that started it, and, of a series, its second link to monitoring.
@@ -36,7 +36,7 @@ RELATIONS = {
     "alternateOf": ("alternate1", "alternate2"), "hadMember": ("collection", "entity"),
 }
 #: Always folded into one box when there are two.
-_ALWAYS = ("Parameter", "Result", "Series", "Span")
+_ALWAYS = ("Parameter", "Result", "Series", "Span", "Model")
 _MONITORING = "monitoring"
 _MORE = "\x00more"  # the cluster of contexts that are not drawn by themselves
 

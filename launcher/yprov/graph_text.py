@@ -79,7 +79,9 @@ def title_of_group(things: Sequence[Thing], *, between: bool = False) -> list[st
     labels = list(dict.fromkeys(t.label for t in things))
     if first.type == "Model" and len(labels) == 1:
         versions = sum(1 for t in things if t.get("versions") is None)
-        return [*_wrap(f"model {labels[0]}", 2), _count(versions, "version")]
+        epochs = [e for t in things if isinstance(e := t.get("epoch"), int)]
+        return [*_wrap(f"model {labels[0]}", 2), _count(versions, "version"),
+                *([f"the last of epoch {max(epochs)}"] if epochs else [])]
     return [_count(len(things), one, many), *_listed([name.rpartition("/")[2] or name for name in labels])]
 
 
@@ -116,7 +118,8 @@ def _more(thing: Thing) -> list[str]:
                 f"{energy(gpu)} of GPUs" if gpu is not None else ""]
     if kind == "Series":
         last = get("last") if thing.about.get("yprov:source") == "script" else None
-        return [f"last {last:.4g}" if isinstance(last, (int, float)) else "", str(get("unit") or "")]
+        unit = str(get("unit") or "")
+        return [f"last {last:.4g}" if isinstance(last, (int, float)) else "", unit if unit != "1" else ""]
     if kind == "Job":
         return [" ".join(str(x) for x in (get("scheduler"), get("jobId")) if x), str(get("jobName") or "")]
     bytes_, epoch = get("sizeBytes"), get("epoch")
