@@ -1,10 +1,11 @@
 """prov.json as a graph that a person can read: few boxes, whatever the number of records. Pure.
 
 Folded, which is the default: parameters are one box, epochs the first, the last and one for those between, spans of one
-name one, versions of a model one, series one for each class of devices, files one for each kind where there are many. A context is a cluster, in
-which its epochs, spans, metrics and files lie, and so is monitoring. An edge between two boxes stands for all relations
-of one kind between the records in them. Left out is what the picture says anyway: that a part belongs to what it lies
-in, that a context informs the run that started it, and, of a series, its second link to monitoring.
+name one, versions of a model one, series one for each class of devices, files one for each kind where there are many.
+A context is a cluster, in which its epochs, spans, metrics and files lie, and so is monitoring. An edge between two
+boxes stands for all relations of one kind between the records in them. Left out is what the picture says anyway: that a
+part belongs to what it lies in, that a context informs the run that started it, and, of a series, its second link to
+monitoring.
 
 Full: every record, of many alike a table with a cell for each, and every relation, those of one kind between two boxes
 or tables as one edge. What the records of a table have among themselves (a model its versions) their order says.
