@@ -16,7 +16,7 @@ NAN = math.nan
 #: A name with everything that a path, a quote or a language could trip over.
 ODD = 'tr/ain "ä%20é<b>&amp;\\n'
 #: Enough rows of short decimals to be stored as integers.
-ROWS = 5000
+ROWS, RARE = 5000, 100
 
 
 @dataclass
@@ -53,7 +53,7 @@ def make_run(parent: Path, *, keep_spool: bool = False) -> Kept:
         process = spool.process(f"n{rank + 1}", rank=rank)
         if rank == 0:
             for name, value in (("lr", 0.1), ("lr", 0.01), ("layers", [64, 64]), ("big", 1 << 70), ("on", True),
-                                (ODD, ODD), ("none", None), ("bad", NAN), ("text", "a,b\n\"c\"\0d")):
+                                (ODD, ODD), ("nul\0", None), ("bad", NAN), ("text", "a,b\n\"c\"\0d")):
                 process.param(0.5, name, value)
             process.file(0.6, "input", "/data/täst,1.csv")
         with process.span(1.0, 9.0, "context", "training"):
@@ -72,7 +72,8 @@ def make_run(parent: Path, *, keep_spool: bool = False) -> Kept:
     decimals = [round(0.001 * i, 3) for i in range(ROWS)]
     process = spool.process("n1", rank=2)
     process.metrics(3.0, [(3.0 + i / ROWS, "short", v, i, "many", None) for i, v in enumerate(decimals)])
-    rows["many"] = [(i, None, 2, {"short": v}) for i, v in enumerate(decimals)]
+    process.metrics(3.0, [(3.0 + i / ROWS, "rare", 0.5 * i, i, "many", None) for i in range(RARE)])
+    rows["many"] = [(i, None, 2, {"short": v, "rare": 0.5 * i if i < RARE else NAN}) for i, v in enumerate(decimals)]
     spool.finish(10.0, exit_code=0)
     spool.close()
     stitch(path, keep_spool=keep_spool)

@@ -110,8 +110,11 @@ def test_many_contexts_are_one_cluster_beyond_the_first() -> None:
     pattern = document["activity"]["run:ctx/training"]
     for k in range(150):
         document["activity"][f"run:ctx/c{k}"] = {**pattern, "prov:label": f"c{k}", "yp:context": f"c{k}"}
-        document["activity"][f"run:ctx/c{k}/epoch/0"] = {
-            **document["activity"]["run:ctx/training/epoch/0"], "prov:label": f"c{k} 0", "yp:context": f"c{k}"}
+        for e in range(6):
+            document["activity"][f"run:ctx/c{k}/epoch/{e}"] = {
+                **document["activity"]["run:ctx/training/epoch/0"], "prov:label": f"c{k} {e}", "yp:context": f"c{k}"}
+            document["entity"][f"run:output/{k}-{e}"] = {
+                **document["entity"]["run:output/report.txt"], "yp:context": f"c{k}"}
     graph = graph_of(document)
     assert len(graph.boxes) <= MOST_BOXES
     assert any(re.fullmatch(r"\d+ more contexts", c.title) for c in graph.clusters.values())
@@ -175,12 +178,13 @@ def sizes(dot: str, program: str) -> tuple[tuple[float, float], list[tuple[float
     """(inches of the picture, (left, bottom, right, top) of each box), by Graphviz's own layout."""
     plain = subprocess.run([program, "-Tplain"], input=dot.encode(), capture_output=True, check=True).stdout.decode()
     width, height = (float(x) for x in plain.split("\n", 1)[0].split()[2:4])
-    found = []
+    found: dict[int, tuple[float, float, float, float]] = {}
     for line in plain.splitlines():
         if line.startswith("node "):
-            x, y, w, h = (float(v) for v in line.split()[2:6])
-            found.append((x - w / 2, y - h / 2, x + w / 2, y + h / 2))
-    return (width, height), found
+            name, *place = line.split()[1:6]
+            x, y, w, h = (float(v) for v in place)
+            found[int(name[1:])] = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+    return (width, height), [found[n] for n in sorted(found)]
 
 
 @pytest.mark.parametrize(("what", "full", "most"), [("small", False, 25), ("large", False, 25), ("large", True, 60)])
@@ -192,6 +196,14 @@ def test_picture_is_legible(graphviz: str, large: dict[str, Any], what: str, ful
     for i, a in enumerate(boxes):
         for b in boxes[:i]:
             assert a[2] <= b[0] + 0.01 or b[2] <= a[0] + 0.01 or a[3] <= b[1] + 0.01 or b[3] <= a[1] + 0.01
+
+
+def test_epochs_stand_in_their_order(graphviz: str) -> None:
+    graph = graph_of(GOLDEN)
+    _size, boxes = sizes(dot_text(graph), graphviz)
+    first, last = (boxes[box(graph, title)] for title in ("training 0", "training 1"))
+    assert first[1] > last[3]  # above it: y grows upwards
+    assert abs(first[0] + first[2] - last[0] - last[2]) < 0.1
 
 
 def test_shapes_and_colours_are_those_of_the_w3c() -> None:

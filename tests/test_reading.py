@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -16,6 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import zarr
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 
 import yprov
 from tests.archives import ODD, ROWS, Kept, make_run
@@ -68,7 +71,7 @@ def test_run_says_who_it_is(run: RecordedRun) -> None:
 def test_parameters_have_their_types_and_last_values(run: RecordedRun) -> None:
     found = run.parameters
     assert math.isnan(found.pop("bad"))
-    assert found == {"lr": 0.01, "layers": [64, 64], "big": 1 << 70, "on": True, ODD: ODD, "none": None,
+    assert found == {"lr": 0.01, "layers": [64, 64], "big": 1 << 70, "on": True, ODD: ODD, "nul\0": None,
                      "text": "a,b\n\"c\"\0d"}
     assert found["on"] is True
     assert run.results == {}
@@ -150,6 +153,25 @@ def test_files_and_artifacts(run: RecordedRun) -> None:
 def test_document_is_that_of_prov(run: RecordedRun) -> None:
     ids = {str(r.identifier) for r in run.document.get_records()}
     assert {"run:run", "run:monitoring", "run:ctx/training"} <= ids
+
+
+@pytest.mark.parametrize("form", ["zip", "packed by others", "compressed by others"])
+def test_packed_store_gives_the_parts_that_are_asked_for(ways: dict[str, Path], kept: Kept, form: str) -> None:
+    """As zarr asks for them: a part, from a place on, the last bytes; never those of the entry behind it."""
+    key = "host/zarr.json"
+    whole = (kept.path / "series.zarr" / key).read_bytes()
+    size = len(whole)
+    with yprov.open_run(ways[form]) as run:
+        store, prototype = run.root.store, zarr.core.buffer.default_buffer_prototype()
+        for request, expected in (
+            (None, whole), (RangeByteRequest(3, 9), whole[3:9]), (RangeByteRequest(size - 2, size + 9), whole[-2:]),
+            (OffsetByteRequest(5), whole[5:]), (SuffixByteRequest(4), whole[-4:]), (SuffixByteRequest(size + 4), whole),
+        ):
+            assert asyncio.run(store.get(key, prototype, request)).to_bytes() == expected
+        assert asyncio.run(store.get("host/nothing", prototype)) is None
+        for refused in (store.set(key, None), store.delete(key)):
+            with pytest.raises(PermissionError):
+                asyncio.run(refused)
 
 
 def test_unknown_group_names_the_nearest(run: RecordedRun) -> None:
