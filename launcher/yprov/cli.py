@@ -65,6 +65,8 @@ def run(
     scheduler: Annotated[str | None, typer.Option(help="Where daemons go: auto, none (this machine), slurm...")] = None,
     launch_with: Annotated[str | None, typer.Option(help="What starts one process per node: 'mpirun -N 1'.")] = None,
     interface: Annotated[str | None, typer.Option(help="Network interface of the collector (hsn0).")] = None,
+    opened_files: Annotated[bool | None, typer.Option("--opened-files", help="Note the files that it opens.")] = None,
+    hash_limit: Annotated[str | None, typer.Option(help="Larger files get no checksum (default: 4GiB).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No summary at the end.")] = False,
     root: Annotated[str, typer.Option(hidden=True, help="Directory that holds `proc` and `sys`.")] = "/",
 ) -> None:
@@ -80,6 +82,7 @@ def run(
         "name": name, "experiment": experiment, "dir": directory, "interval": interval, "inputs": inputs,
         "outputs": outputs, "tags": tags, "disable": disable, "keep_spool": keep_spool,
         "scheduler": scheduler, "launch_with": launch_with, "interface": interface,
+        "opened_files": opened_files, "hash_limit": hash_limit,
     })
     from yprov.placement import check
     from yprov.wrapper import Wrapper, find_program
@@ -167,7 +170,8 @@ def stitch(
         _print_json({"directory": str(run_dir), "made": done.made, "state": state, "reason": done.reason,
                      "damaged_bytes": done.damaged_bytes, "lost_frames": done.lost_frames})
     else:
-        print(f"{run_dir}: {state}" + ("" if done.made else " (the archive was complete already)"))
+        print(f"{run_dir}: " + ("the archive is made" if done.made else "the archive was complete already")
+              + f"; state of the run: {state}" + (f" ({done.reason})" if done.reason else ""))
         if done.damaged_bytes or done.lost_frames:
             print(f"  {done.damaged_bytes} bytes damaged, {done.lost_frames} frames lost")
 
@@ -383,6 +387,7 @@ def _probe(root: str, seconds: float, anonymous: bool) -> tuple[dict[str, Any], 
     """The documents of `doctor`, with the path of the report."""
     from yprov import doctor as room
     from yprov import probe
+    from yprov.readiness import checks
 
     probe.ensure_writable(Path())
     print(f"yprov: looking at this node for {seconds:g} s and a little more; Ctrl-C ends it early, with what there is",
@@ -390,7 +395,7 @@ def _probe(root: str, seconds: float, anonymous: bool) -> tuple[dict[str, Any], 
     with probe.ended_by_signals() as stop, _own_stdout(), _Progress("opening the sources") as progress:
         seen = probe.take(root, seconds, stop=stop, anonymous=anonymous, progress=progress)
     path = probe.write(seen, Path())
-    doc = {"host": seen["host"], "sources": seen["sources"], "checks": room.checks(), "report": str(path)}
+    doc = {"host": seen["host"], "sources": seen["sources"], "checks": checks(), "report": str(path)}
     return doc, [*room.lines(doc), "", *probe.lines(seen), "", str(path)]
 
 
