@@ -155,8 +155,8 @@ class Order:
             if strict is not None:
                 first, edge = strict
                 way = self._way(edge.to, first, of, i)
-                steps = "".join(f", which is {'before' if e.strict else 'not later than'} {self._called(e.to)} ({e.rule})"
-                                for e in way[:6])
+                steps = "".join(f", which is {'before' if e.strict else 'not later than'} {self._called(e.to)} "
+                                f"({e.rule})" for e in way[:6])
                 steps += f" and so on, {len(way) - 6} more" if len(way) > 6 else ""
                 yield Violation(edge.rule, f"{self._called(first)} is before {self._called(edge.to)}{steps}",
                                 "take one statement of this circle out")
