@@ -44,7 +44,7 @@ torch.manual_seed(0)
 
 if rank == 0:
     yprov.log_params({**vars(args), "world_size": world_size, "device": device.type})
-    yprov.log_input(Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz")
+    yprov.log_dataset("digits", Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz")
 images, digits = sklearn.datasets.load_digits(return_X_y=True)
 data = TensorDataset(torch.tensor(images / 16.0, dtype=torch.float32), torch.tensor(digits))
 train, test = torch.utils.data.random_split(data, [1400, 397], torch.Generator().manual_seed(0))

@@ -26,8 +26,8 @@ parser.add_argument("--model", type=Path, default=Path("digits-model.pkl"))
 args = parser.parse_args()
 yprov.log_params(vars(args))
 
-# The data: an input of the run, with its checksum in the archive.
-yprov.log_input(Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz")
+# The data: its checksum is in the archive, and the model comes from it.
+yprov.log_dataset("digits", Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz")
 images, digits = sklearn.datasets.load_digits(return_X_y=True)
 train_x, test_x, train_y, test_y = train_test_split(images / 16.0, digits, test_size=0.25, random_state=0)
 

@@ -131,13 +131,15 @@ def test_anonymous_takes_out_the_host_and_serial_numbers_and_nothing_else(monkey
     monkeypatch.setattr("os.uname", lambda: type("Uname", (), {"nodename": "frontier00123.olcf"})())
     doc = {"host": "frontier00123.olcf", "short": "on frontier00123, at once", "other": "frontier001234",
            "id": "gpu/GPU-1a2b3c4d-0000-1111-2222-333344445555", "pci": "0000:c1:00.0",
-           "mig": ["MIG-1a2b3c4d-0000-1111-2222-333344445555"], "n": 5, "text": "GPU-bound"}
+           "mig": ["MIG-1a2b3c4d-0000-1111-2222-333344445555"], "n": 5, "text": "GPU-bound",
+           "data": {"gpu/GPU-1a2b3c4d-0000-1111-2222-333344445555": {"updates": 3}}}
     once, again = (Discretion(anonymous=True).document(doc) for _ in range(2))
     assert once == again
     assert re.fullmatch(r"node-[0-9a-f]{12}", once["host"].removesuffix(".olcf"))
     assert once["short"] == f"on {once['host']}, at once"
     assert re.fullmatch(r"gpu/GPU-[0-9a-f]{12}", once["id"])
     assert re.fullmatch(r"MIG-[0-9a-f]{12}", once["mig"][0])
+    assert once["data"] == {once["id"]: {"updates": 3}}
     assert {k: once[k] for k in ("other", "pci", "n", "text")} == {k: doc[k] for k in ("other", "pci", "n", "text")}
     assert Discretion(anonymous=False).document(doc) == doc
 

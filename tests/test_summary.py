@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.stitch.golden.small import config, small_attribution, small_record, small_series
+from tests.stitch.golden.small import account, config, small_attribution, small_record, small_series
 from yprov.runs import RunView, plain
 from yprov.summary import facts, lines
 from yprovd.stitch.attribution import Attribution
@@ -36,6 +36,27 @@ def test_energy_says_how_it_was_got_and_what_is_not_in_it() -> None:
         "; 1 of 3 nodes have no meter: no RAPL")
 
 
+def test_a_figure_with_holes_says_so() -> None:
+    holes = view(coverage=0.53, gpu_coverage=0.456, gpu_scope="module", not_covered=(), shared=False)
+    assert line(holes, "energy") == "100.0 J (measured for 53 % of the time), partial"
+    assert line(holes, "gpu").startswith(
+        "40.0 J (measured for 46 % of the time) with the processor and memory of its module, 0.005 GPU hours")
+
+
+def test_a_name_cannot_speak_to_the_terminal() -> None:
+    told = view()
+    told = replace(told, config=told.config._replace(name="a\x1b[31mred\x07\nline " + "x" * 500))
+    assert lines(told)[0].startswith("a [31mred line xxx")
+    assert "\x1b" not in "".join(lines(told))
+    assert len(lines(told)[0]) < 150
+
+
+def test_many_kinds_of_devices_stay_on_a_line() -> None:
+    told = view()
+    told.records["entity"]["nodes"]["yp:devices"] = "\n".join(f"hwmon: 1 x CPU Power Socket {i}" for i in range(16))
+    assert line(told, "node").endswith("hwmon: 1 x CPU Power Socket 3, 12 more kinds of devices")
+
+
 def test_gpus_have_a_line_of_their_own_and_contexts_their_share() -> None:
     assert line(view(), "gpu") == "40.0 J (measured), 0.005 GPU hours, 37.3 GiB peak"
     training = next(text for text in lines(view()) if "training:" in text)
@@ -56,6 +77,36 @@ def test_facts_hold_the_figures_for_a_program() -> None:
     assert found["not_covered"] == ["gpu[001-002]: memory", "gpu[001-002]: network, disks"]
     assert found["contexts"]["training"]["gpu_energy_j"] == 40.0
     assert found["contexts"]["validation"]["gpu_energy_j"] is None
+
+
+def test_what_was_run_and_with_what_is_told() -> None:
+    told = view()
+    assert line(told, "command") == "python train.py --note 'two words'"
+    assert line(told, "params").startswith("bad NaN, big 1180591620717411303424, layers [64, 64], limit inf, lr 0.01,")
+    assert line(told, "step") == "4242.0: train.py, 2 ranks, 8.0 s, 80.0 J"
+    assert not any(text.startswith("  results") for text in lines(told))
+    (step,) = facts(told)["steps"]
+    assert step == {"step": "4242.0", "label": "step 4242.0: train.py", "ranks": 2, "duration_s": 8.0,
+                    "energy_j": 80.0}
+
+
+def test_many_parameters_and_long_values_stay_on_a_line() -> None:
+    told = view()
+    for i in range(20):
+        told.records["entity"][f"result/r{i}"] = {"prov:label": f"r{i:02d}", "prov:value": "x\n" * 100}
+    text = line(told, "results")
+    assert text.startswith("r00 x x x")
+    assert text.endswith(", and 12 more")
+    assert len(text) < 500
+
+
+def test_epochs_are_counted_also_where_the_document_has_no_room_for_them() -> None:
+    small = small_attribution()
+    epochs = [account(("ctx/training", f"epoch/{k}"), 1, 2) for k in range(777)]
+    document = json.loads(build_document(small_record(), replace(small, accounts=[*small.accounts[:2], *epochs]), []))
+    records = {kind: {i.removeprefix("run:"): r for i, r in document[kind].items()} for kind in ("activity", "entity")}
+    told = replace(view(), records=records)
+    assert facts(told)["contexts"]["training"]["epochs"] == 777
 
 
 def test_an_archive_of_before_these_attributes_is_shown_as_it_was() -> None:

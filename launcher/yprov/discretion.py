@@ -46,11 +46,11 @@ class Discretion:
         return self._serial.sub(lambda m: f"{m[1]}-{self._hash(m[0])}", text)
 
     def document(self, value: Any) -> Any:
-        """All its texts; the keys of objects are ours."""
+        """All its texts, also the keys of objects: some are devices."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
-            return {k: self.document(v) for k, v in value.items()}
+            return {self.text(k): self.document(v) for k, v in value.items()}
         if isinstance(value, list | tuple):
             return [self.document(v) for v in value]
         return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,14 +10,19 @@ from typing import Any
 from yprov.runs import RunView, plain
 
 _MOST_METRICS = 8
+_MOST_VALUES = 8
+_MOST_DEVICES = 4
+#: Coverage of a run from its first to its last sample: the edges cost less than this.
+_WHOLE = 0.99
+_MOST_STEPS = 5
 _MOST_REASONS = 3
 _UNDER_WAY = ("CONFIGURING", "RUNNING", "COMPLETING")
 
 
 def facts(view: RunView) -> dict[str, Any]:
     """What `yprov show --json` prints: state, duration, energy and why it is absent, peak memory, contexts with their
-    epochs' number, last value of each metric, parameters, the scheduler's job, nodes, those of them that were dark (at
-    some time, or always) and why, losses. Figures in s, J, bytes; None: absent."""
+    epochs' number, last value of each metric, parameters, results, steps, the scheduler's job, nodes, those of them
+    that were dark (at some time, or always) and why, losses. Figures in s, J, bytes; None: absent."""
     run = view.run
     entities = {k: plain(v) for k, v in view.records["entity"].items() if isinstance(v, dict)}
     activities = {k: plain(v) for k, v in view.records["activity"].items() if isinstance(v, dict)}
@@ -28,7 +34,7 @@ def facts(view: RunView) -> dict[str, Any]:
             contexts[str(a.get("context") or a.get("label"))] = {
                 "duration_s": a.get("durationSeconds"), "energy_j": a.get("energyJ"), "cpu_s": a.get("cpuSeconds"),
                 "peak_memory_bytes": a.get("peakMemoryBytes"), **_gpu(a),
-                "epochs": sum(1 for o in activities if o.startswith(f"{name}/epoch/") and "/span/" not in o),
+                "epochs": a.get("epochCount") or 0,
             }
     metrics: dict[str, dict[str, Any]] = {}
     non_finite: dict[str, dict[str, int]] = {}
@@ -49,6 +55,7 @@ def facts(view: RunView) -> dict[str, Any]:
         "not_covered": str(energy.get("notCovered") or "").splitlines(),
         "energy_notes": str(energy.get("energyNotes") or "").splitlines(),
         **_gpu(run), "gpu_energy_method": energy.get("gpuEnergyMethod"),
+        "gpu_energy_scope": energy.get("gpuEnergyScope"), "gpu_energy_coverage": energy.get("gpuCoverage"),
         "cpu_s": run.get("cpuSeconds"), "peak_memory_bytes": run.get("peakMemoryBytes"),
         "nodes": run.get("nodeCount"), "hosts": nodes.get("nodeList"),
         "devices": nodes.get("devices"),
@@ -61,8 +68,12 @@ def facts(view: RunView) -> dict[str, Any]:
                 "nodes": job.get("nodeCount")} if job else None,
         "contexts": contexts, "metrics": metrics, "non_finite": non_finite,
         "params": {str(e.get("label")): e.get("value") for k, e in entities.items() if k.startswith("param/")},
+        "results": {str(e.get("label")): e.get("value") for k, e in entities.items() if k.startswith("result/")},
+        "steps": [{"step": a.get("stepId"), "label": a.get("label"), "ranks": a.get("rankCount"),
+                   "duration_s": a.get("durationSeconds"), "energy_j": a.get("energyJ")}
+                  for k, a in activities.items() if k.startswith("step/")],
         "files": {role: sorted(k.partition("/")[2] for k in entities if k.startswith(f"{role}/"))
-                  for role in ("input", "output", "model")},
+                  for role in ("input", "dataset", "output", "model")},
         "lost": {"frames": run.get("framesLost", 0), "events": run.get("eventsDropped", 0),
                  "damaged_bytes": run.get("damagedBytes", 0)},
     }
@@ -72,7 +83,7 @@ def lines(view: RunView) -> list[str]:
     """The same for a person: a headline and one line per subject."""
     f = facts(view)
     took = f" in {duration(f['duration_s'])}" if f["duration_s"] is not None else ""
-    out = [f"{view.config.name}: {view.state}{took}" + (f" ({f['reason']})" if f["reason"] else "")]
+    out = [f"{_shortened(view.config.name)}: {view.state}{took}" + (f" ({f['reason']})" if f["reason"] else "")]
     if not view.run:
         return [*out, f"  run      {f['directory']}"]
 
@@ -80,7 +91,10 @@ def lines(view: RunView) -> list[str]:
         if text:
             out.append(f"  {name:<8} {text}")
 
-    devices = str(f["devices"] or "").replace("\n", ", ")
+    kinds = str(f["devices"] or "").splitlines()
+    devices = ", ".join(kinds[:_MOST_DEVICES] + ([f"{len(kinds) - _MOST_DEVICES} more kinds of devices"]
+                                                 if len(kinds) > _MOST_DEVICES else []))
+    row("command", _shortened(shlex.join(f["command"])))
     row("job", _job(f))
     row("node", ", ".join(filter(None, [_count(f["nodes"], "node"), str(f["hosts"] or ""), devices])))
     reasons = f["dark"]["reasons"]
@@ -94,6 +108,15 @@ def lines(view: RunView) -> list[str]:
         row("cpu", f"{f['cpu_s']:.1f} CPU seconds")
     if f["peak_memory_bytes"] is not None:
         row("memory", f"{size(f['peak_memory_bytes'])} peak")
+    row("params", _values(f["params"]))
+    row("results", _values(f["results"]))
+    steps = f["steps"]
+    for step in steps[:_MOST_STEPS]:
+        row("step", ", ".join(filter(None, [
+            str(step["label"]).removeprefix("step "), _count(step["ranks"], "rank"), duration(step["duration_s"]),
+            energy(step["energy_j"]) if step["energy_j"] is not None else ""])))
+    if len(steps) > _MOST_STEPS:
+        row("step", f"and {len(steps) - _MOST_STEPS} more: yprov show --json")
     for name, c in f["contexts"].items():
         parts = [duration(c["duration_s"]), _count(c["epochs"], "epoch") if c["epochs"] else "",
                  energy(c["energy_j"]) if c["energy_j"] is not None else "",
@@ -110,26 +133,49 @@ def lines(view: RunView) -> list[str]:
     return out
 
 
+def _values(values: dict[str, Any]) -> str:
+    """lr 0.001, layers [64, 64], and 12 more."""
+    shown = [f"{name} {_shortened(str(value), 40)}" for name, value in list(values.items())[:_MOST_VALUES]]
+    more = len(values) - _MOST_VALUES
+    return ", ".join(shown + ([f"and {more} more"] if more > 0 else []))
+
+
+def _shortened(text: str, most: int = 100) -> str:
+    """On one line, without what would speak to the terminal, and not too long for it."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= most else f"{line[:most - 3]}..."
+
+
 def _gpu(record: dict[str, Any]) -> dict[str, Any]:
     return {"gpu_energy_j": record.get("gpuEnergyJ"), "gpu_hours": record.get("gpuHours"),
             "gpu_peak_memory_bytes": record.get("gpuPeakMemoryBytes")}
 
 
 def _energy(f: dict[str, Any]) -> str:
-    """12.1 kJ (measured), partial: without memory, network...; or why there is no figure."""
+    """12.1 kJ (measured for 53 % of the time), partial: without memory, network...; or why there is no figure."""
     if f["energy_j"] is None:
         return f"absent: {f['energy_reason'] or 'no meter'}"
     missing = ", ".join(f["not_covered"])
     scope = f", {f['energy_scope']}{f': without {missing}' if missing else ''}" if f["energy_scope"] else ""
-    return "; ".join(filter(None, [f"{energy(f['energy_j'])} ({f['energy_method']}){scope}", f["energy_reason"],
+    got = _got(f["energy_method"], f["energy_coverage"])
+    return "; ".join(filter(None, [f"{energy(f['energy_j'])} ({got}){scope}", f["energy_reason"],
                                    "other jobs may have used a part of it" if f["shared"] else ""]))
+
+
+def _got(method: Any, coverage: Any) -> str:
+    """`measured`, or `measured for 53 % of the time`: a figure with holes must not look like a whole one."""
+    if not isinstance(coverage, (int, float)) or coverage >= _WHOLE:
+        return str(method)
+    return f"{method} for {100 * coverage:.0f} % of the time"
 
 
 def _gpu_text(f: dict[str, Any]) -> str:
     """9.1 kJ (measured), 0.25 GPU hours, 40.0 GiB peak."""
     joules, hours, peak = f["gpu_energy_j"], f["gpu_hours"], f["gpu_peak_memory_bytes"]
+    beside = " with the processor and memory of its module" if f["gpu_energy_scope"] == "module" else ""
     return ", ".join(filter(None, [
-        f"{energy(joules)} ({f['gpu_energy_method']})" if joules is not None else "",
+        f"{energy(joules)} ({_got(f['gpu_energy_method'], f['gpu_energy_coverage'])}){beside}"
+        if joules is not None else "",
         f"{hours:.3g} GPU hours" if hours is not None else "", f"{size(peak)} peak" if peak is not None else "",
     ]))
 

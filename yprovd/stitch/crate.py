@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from yprovd.config import COLLECTOR_FILE, KEY_FILE, PROV_FILE, SPOOL_DIR
+from yprovd.config import COLLECTOR_FILE, KEY_FILE, PROV_FILE, PUSH_FILE, SPOOL_DIR
 from yprovd.stitch import CRATE_FILE, SERIES_DIR
 from yprovd.stitch.attribution import Attribution
 from yprovd.stitch.document import base_iri, clean, json_text, slug, time_of
@@ -72,7 +72,7 @@ def _temporary(name: str) -> bool:
 
 def archive_files(run_dir: Path) -> list[str]:
     """The files of the archive as paths relative to `run_dir`, sorted, without those within `series.zarr`."""
-    skipped = {SPOOL_DIR, SERIES_DIR, CRATE_FILE, KEY_FILE, COLLECTOR_FILE, _PLACING_LOG}
+    skipped = {SPOOL_DIR, SERIES_DIR, CRATE_FILE, KEY_FILE, COLLECTOR_FILE, PUSH_FILE, _PLACING_LOG}
     return [f for f in files_below(run_dir, skipped) if not _temporary(os.path.basename(f))]
 
 

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,7 @@ class _Build:
         self.doc = Document(self.run_id)
         self.originals = Originals(part(record.run, "imported"))
         self.activities: dict[tuple[str, ...], QualifiedName] = {}
+        self.epochs = Counter(a.path[:-1] for a in attribution.accounts if a.kind == "epoch")
         self.in_use: list[tuple[DeclaredFile, QualifiedName]] = []
         self.final = final_metrics(record.metrics, record.processes)
         self.omitted: dict[str, int] = {}
@@ -160,6 +162,7 @@ class _Build:
             "yp:gpuHours": account.gpu_hours,
             "yp:gpuPeakMemoryBytes": whole(account.gpu_memory_peak_bytes),
             "yp:durationSeconds": account.duration_s,
+            "yp:epochCount": self.epochs[account.path] or None,
             "yp:firstStep": account.first_step,
             "yp:lastStep": account.last_step,
         }
@@ -173,7 +176,8 @@ class _Build:
         name = str(self.config.get("name") or "run")
         tags = part(self.settings, "tags")
         self.run = self.doc.activity("run", account.begin_ns, account.end_ns, {
-            "prov:type": qname("mls:Run"),
+            "prov:type": "provml:LearningExecution",  # plain: the Explorer's search reads no typed value of an activity
+            "dcterms:type": qname("mls:Run"),
             "prov:label": name,
             "yprov:experiment_name": str(self.settings.get("experiment") or name),
             "yprov:run_id": self.run_id,
@@ -373,13 +377,16 @@ class _Build:
                 "prov:type": qname("prov:Organization"), "prov:label": name,
                 "schema:identifier": organisation.get("id"),
             })
+            self.doc.associated(self.run, agent, role="organisation")  # a delegation is not drawn by the Explorer
             if user is not None:
                 self.doc.acted_for(user, agent, self.run)
 
     def _surroundings(self) -> None:
         if name := str(self.settings.get("experiment") or ""):
-            experiment = self.doc.entity("experiment", {"prov:label": name, "yp:type": qname("yp:Experiment")})
+            experiment = self.doc.entity("experiment", {
+                "prov:type": qname("prov:Collection"), "prov:label": name, "yp:type": qname("yp:Experiment")})
             self.doc.influenced(experiment, self.run)
+            self.doc.member(experiment, self.command)  # an influence is not drawn by the Explorer
         if variables := part(self.about, "environment"):
             environment = self.doc.entity("environment", {
                 "prov:label": "environment variables", "yp:type": qname("yp:Environment"),
@@ -464,11 +471,15 @@ class _Build:
                 "yp:declarations": version.declarations if version.declarations > 1 else None,
             })
             activity = self.activity_of(f.context, f.epoch)
-            if role in ("input", "dataset", "code"):
-                self.doc.used(activity, entity, f.wall_ns, role=role)
+            reads = role in ("input", "dataset", "code")
+            for thing in [entity] if whole_thing is None or previous else [whole_thing, entity]:
+                # the thing itself began with its first version; a specialisation alone is not drawn by the Explorer
+                if reads:
+                    self.doc.used(activity, thing, f.wall_ns, role=role)
+                else:
+                    self.doc.generated(thing, activity, f.wall_ns, role=role)
+            if reads:
                 self.in_use.append((f, entity))
-            else:
-                self.doc.generated(entity, activity, f.wall_ns, role=role)
             if whole_thing is not None:
                 self.doc.specialises(entity, whole_thing)
             if role == "model":
