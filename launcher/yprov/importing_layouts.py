@@ -228,7 +228,8 @@ class _Reading:
             value = plain(first(record[key]))
             if text_of(value):
                 self.rank.params.append(Param(_inside(context, key if key.startswith(stem) else f"{stem}_{key}"),
-                                              typed(value) if isinstance(value, str) else value))
+                                              typed(value) if isinstance(value, str) else value,
+                                              "input" if is_input else "output"))
 
     def _find(self, path: str, *, folder: bool = False) -> Path | None:
         """Where a path of the document lies in the imported folder; never outside of it, by no `..` and no link."""

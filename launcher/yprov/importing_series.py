@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _SEPARATORS = (",", "\t", ";", "|", " ")
-_ITEM = re.compile(r"\w+(?:\.\w+)*\(([^()]*)\)")
+_CALL = re.compile(r"[A-Za-z_][\w.]*\(")
 #: What NetCDF holds where nothing was written (`NC_FILL_FLOAT`).
 _NC_FILL = 9.969209968386869e36
 _MS = 1_000_000
@@ -37,7 +37,7 @@ def read_file(path: Path, label: str, notes: Notes) -> Columns:
         if read is None:
             raise ValueError(f"`{path.suffix}` is no kind of file that yProv4ML writes")
         return read(path, label, notes)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError) as e:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError, ImportError) as e:
         # h5py and zarr raise many kinds for a damaged file
         notes.say(f"the metric {label} could not be read: {path.name}: {_reason(e)}")
         return from_rows((), (), (), label, notes)
@@ -54,8 +54,10 @@ def read_lists(steps: Any, values: Any, times: Any, label: str, notes: Notes) ->
 
 
 def _items(text: Any) -> list[str]:
-    inner = _ITEM.sub(r"\1", str(text or "").strip().strip("[]"))
-    return inner.split(",") if inner.strip() else []
+    inner = str(text or "").strip().strip("[]")
+    if "(" in inner:
+        inner = _CALL.sub("", inner).replace(")", "")
+    return [item.strip(" '\"") for item in inner.split(",")] if inner.strip() else []
 
 
 def _csv(path: Path, label: str, notes: Notes) -> Columns:

@@ -92,7 +92,7 @@ def write_spool(
                 "code": next((r.code for r in run.ranks if r.code), {}),
                 "imported": {
                     "tool": run.tool, "layout": run.layout, "name": run.name, "run_id": head.original_id,
-                    "from": [str(f) for f in run.folders], "documents": documents,
+                    "from": [str(f.absolute()) for f in run.folders], "documents": documents,
                     "sources": [[c, n, ", ".join(told)] for (c, n), told in sources.items() if told],
                     "copied_from": {f.path: f.copied_from for r in run.ranks for f in r.files if f.copied_from},
                 },
@@ -136,7 +136,8 @@ class _RankWriter:
         rank.begin_ns = rank.begin_ns or begin or rank.written_ns
         rank.end_ns = max(rank.end_ns or end, rank.begin_ns)
         self._clock.ns = rank.begin_ns
-        about = {"role": "process", "host": rank.host, "boot_id": "", "pid": 0, "rank": rank.rank}
+        # No pid is known, nor when the process was started: `start` tells the ranks of a host apart.
+        about = {"role": "process", "host": rank.host, "boot_id": "", "pid": 0, "start": rank.rank, "rank": rank.rank}
         if rank.python:
             about["python"] = rank.python
         self._json(Kind.SOURCE, about)
