@@ -40,11 +40,15 @@ class Case:
             return math.nan
         return float(np.float32(value)) if self.mode in ("nc", "zarr") else float(value)
 
-    def expected(self, rank: int) -> dict[tuple[str, str], list[tuple[int, float]]]:
-        out = {("TRAINING" if c == "TRAINING" else c, n): v for (n, c), v in known.metrics(rank).items()}
+    def expected(self, rank: int) -> dict[tuple[str | None, str], list[tuple[int, float]]]:
+        out: dict[tuple[str | None, str], list[tuple[int, Any]]] = {(c, n): v for (n, c), v in
+                                                                  known.metrics(rank).items()}
         if self.mode == "csv":
             name, context, values = known.ABSENT
             out[context, name] = values
+        if self.layout > 1:
+            name, step, value = known.BARE
+            out[None, name] = [(step, value)]
         if self.layout == 3:
             name, context, step, value = known.NESTED
             out[f"TRAINING/{context}", name] = [(step, value)]
@@ -76,7 +80,7 @@ def check_values(case: Case) -> None:
 def check_store(case: Case) -> None:
     """The same in the archive: of each rank and step the finite values, in their order."""
     for context in {context for context, _n in case.expected(0)}:
-        group = zarr.open_group(case.run / "series.zarr" / "metrics" / encoded(context), mode="r")
+        group = zarr.open_group(case.run / "series.zarr" / "metrics" / encoded(context or "run"), mode="r")
         steps, ranks = group["step"][:], group["rank"][:]
         for rank in (0, 1):
             for (where, name), values in case.expected(rank).items():
@@ -96,12 +100,12 @@ def test_every_value_step_and_rank_is_what_was_logged(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [r for r in RECORDED if r.endswith("csv") and not r.startswith("1.")], indirect=True)
 def test_every_time_stamp_is_the_one_in_the_files(case: Case) -> None:
-    of_context = {"augment": "TRAINING/augment"}
+    of_context = {"augment": "TRAINING/augment", "démo_GR0_0": None, "démo_GR1_0": None}
     seen = 0
     found = logged(case.run)
     for path in case.prov.glob("metrics_GR*/*.csv"):
         _head, *lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
-        match = re.fullmatch(r"(.+?)_(?:Context\.)?(TRAINING|VALIDATION|augment)(?:_.*)?_GR\d", path.stem)
+        match = re.fullmatch(r"(.+?)_(?:Context\.)?(TRAINING|VALIDATION|augment|démo_GR\d_0)(?:_.*)?_GR\d", path.stem)
         assert match
         name, context = match.groups()
         rank = int(path.stem[-1])

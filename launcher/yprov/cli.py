@@ -284,9 +284,11 @@ def import_(
     from yprov.importing import import_runs
 
     rows = []
+    failures: list[YprovError] = []
     with _Progress("looking for runs") as progress:
         for done in import_runs(paths, Path(directory), merge=merge, every=every, name=name, time_zone=time_zone,
-                                copy=copy, force=force, keep_spool=keep_spool, progress=progress):
+                                copy=copy, force=force, keep_spool=keep_spool, failed=failures.append,
+                                progress=progress):
             if as_json:
                 rows.append({"directory": str(done.directory), "run_id": done.run_id, "made": done.made,
                              "source": done.source, "state": done.state, **asdict(done.written),
@@ -300,6 +302,9 @@ def import_(
                 if done.made else "imported already"), flush=True)
     if as_json:
         _print_json(rows)
+    for failure in failures:
+        _complain(failure)
+    raise typer.Exit(1 if failures else 0)
 
 
 @app.command()

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,12 +132,12 @@ class Rank:
 
 @dataclass
 class ForeignRun:
-    """One run. `tool`, `layout`: what wrote it; `folders`: where it lies."""
+    """One run. `tool`, `layout`: what wrote it; `places`: where it lies."""
 
     tool: str
     layout: str
     name: str
-    folders: list[Path]
+    places: list[str]
     originals: list[Original]
     ranks: list[Rank]
     notes: Notes
@@ -147,3 +147,43 @@ class ForeignRun:
         """From the originals' checksums; of a run that left none, from what its ranks are known by."""
         marks = sorted(o.sha256 for o in self.originals) or sorted(r.key for r in self.ranks)
         return str(uuid.uuid5(_IMPORTS, " ".join(marks)))
+
+
+@dataclass
+class Candidate:
+    """A run that a reader found. `documents`: rank -> its file; `left`: ranks that left other files only. `begin_ns`,
+    `end_ns`: as the documents tell them, 0 where they do not. `place`: the folder as a person knows it."""
+
+    tool: str
+    layout: str
+    folder: Path
+    experiment: str
+    run_id: str
+    documents: dict[int, Path] = field(default_factory=dict)
+    left: dict[int, list[Path]] = field(default_factory=dict)
+    begin_ns: int = 0
+    end_ns: int = 0
+    place: str = ""
+
+    @property
+    def ranks(self) -> list[int]:
+        return sorted({*self.documents, *self.left})
+
+    def __str__(self) -> str:
+        ranks = self.ranks
+        shown = f"rank {ranks[0]}" if len(ranks) == 1 else f"{len(ranks)} ranks"
+        return f"`{self.place}` ({self.experiment}, {self.tool} {self.layout}, {shown})"
+
+
+class Reader(Protocol):
+    """What knows another tool's format."""
+
+    TOOL: str
+
+    def find(self, folder: Path, notes: Notes) -> list[Candidate]:
+        """The runs in a folder and below, in the order of their names. What looks like a document and is none is
+        noted. Raises YprovError for what cannot be told apart."""
+
+    def read(self, candidates: list[Candidate], zone: int | None, notes: Notes) -> ForeignRun:
+        """One run from one candidate, or from several that are its ranks. `zone`: seconds east of Greenwich, for
+        times whose zone the documents do not name. Raises YprovError."""

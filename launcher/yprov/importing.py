@@ -24,17 +24,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from yprov import importing_yprov4ml
-from yprov.imported import ForeignRun, Notes
+from yprov.imported import Candidate, ForeignRun, Notes, Reader
 from yprov.importing_spool import Written, write_spool
 from yprov.importing_values import zone_of
-from yprov.importing_yprov4ml import Candidate
 from yprov.runs import all_runs, slug_of, write_config
 from yprovd import __version__
 from yprovd.config import PROV_FILE, SPOOL_DIR, RunConfig, Settings
 from yprovd.errors import YprovError
 from yprovd.stitch import stitch
 
-READERS = (importing_yprov4ml,)
+READERS: tuple[Reader, ...] = (importing_yprov4ml,)
 #: Runs that a message lists.
 _SHOWN = 12
 
@@ -54,16 +53,26 @@ class Imported:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Lot:
+    """What becomes one run."""
+
+    reader: Reader
+    candidates: list[Candidate]
+    notes: Notes
+
+
 def import_runs(
     paths: Sequence[Path], directory: Path, *, merge: bool = False, every: bool = False, name: str = "",
     time_zone: str = "", copy: bool = False, force: bool = False, keep_spool: bool = False,
-    progress: Progress = lambda stage: None,
+    failed: Callable[[YprovError], None] | None = None, progress: Progress = lambda stage: None,
 ) -> Iterator[Imported]:
     """Import the runs in folders or zip files into `directory`, one after the other.
 
     A path with several runs needs `every`; `merge` takes all of them as the ranks of one run. `time_zone`, `+02:00`: of
-    documents that do not name theirs. `copy`: keep a copy of the files that the runs made. `force`: replace what was
-    imported before. Raises YprovError.
+    times whose zone the documents do not name. `copy`: keep a copy of the files that the runs made. `force`: replace
+    what was imported before. `failed` is told of a run that cannot be imported, and the others are; without it such a
+    one is raised. Raises YprovError.
     """
     zone = zone_of(time_zone) if time_zone else None
     if time_zone and zone is None:
@@ -75,52 +84,85 @@ def import_runs(
             lots = _lots(paths, Path(work), merge=merge, every=every, progress=progress)
             if name and len(lots) > 1:
                 raise YprovError(f"`--name` is for one run, and these are {len(lots)}",
-                                 hint=f"yprov import --name {name} {lots[0][0][0].folder}")
-            for candidates, notes in lots:
-                progress(f"reading {candidates[0].folder}")
-                yield _import(candidates, notes, directory, Path(work), name, zone, copy=copy, force=force,
-                              keep_spool=keep_spool, progress=progress)
+                                 hint=f"yprov import --name {name} {lots[0].candidates[0].place}")
+            for lot in lots:
+                progress(f"reading {lot.candidates[0].place}")
+                try:
+                    yield _import(lot, directory, Path(work), name, zone, copy=copy, force=force,
+                                  keep_spool=keep_spool, progress=progress)
+                except YprovError as e:
+                    if failed is None or len(lots) == 1:
+                        raise
+                    failed(YprovError(f"`{lot.candidates[0].place}`: {e}", hint=e.hint))
     except OSError as e:
-        raise YprovError(f"cannot import into `{directory}`: {e.strerror or e}",
-                         hint="yprov import --dir DIRECTORY DIR   with a directory that you may write to") from e
+        place = str(e.filename or directory)
+        doing = "import into" if Path(place).is_relative_to(directory) else "read"
+        raise YprovError(f"cannot {doing} `{place}`: {e.strerror or e}",
+                         hint="yprov import --dir DIRECTORY DIR   with a directory that you may write to"
+                         if doing == "import into" else "may you read all of it?") from e
 
 
 # what to import
 
 
-def _lots(
-    paths: Sequence[Path], work: Path, *, merge: bool, every: bool, progress: Progress
-) -> list[tuple[list[Candidate], Notes]]:
-    """The candidates of each run to be made, with the notes of their finding."""
-    lots: list[tuple[list[Candidate], Notes]] = []
+def _lots(paths: Sequence[Path], work: Path, *, merge: bool, every: bool, progress: Progress) -> list[_Lot]:
+    lots: list[_Lot] = []
     for path in paths:
         progress(f"looking into {path}")
-        notes = Notes()
-        found = [c for reader in READERS for c in reader.find(_opened(path, work), notes)]
+        notes, folder = Notes(), _opened(path, work)
+        found = [_Lot(reader, [c], notes) for reader in READERS for c in reader.find(folder, notes)]
+        for lot in found:
+            for it in lot.candidates:
+                inside = it.folder.relative_to(folder)
+                it.place = str(path.absolute() / inside)
         if not found:
             why = "; ".join(notes.lines())
-            raise YprovError(f"there is no run of yProv4ML in `{path}`" + (f": {why}" if why else ""),
+            tools = " or ".join(reader.TOOL for reader in READERS)
+            raise YprovError(f"there is no run of {tools} in `{path}`" + (f": {why}" if why else ""),
                              hint="name the folder that holds prov_<experiment>_GR0_<n>.json, or the one above it")
         if len(found) > 1 and not every and not merge:
-            raise _which(path, found)
-        lots += [([c], notes) for c in found]
-    if merge:
-        notes = lots[0][1]
-        for _candidates, more in lots[1:]:
-            for line in more.lines():
-                notes.say(line)
-        return [(importing_yprov4ml.merged([c for candidates, _notes in lots for c in candidates]), notes)]
-    return lots
+            raise _which(path, [c for lot in found for c in lot.candidates])
+        lots += found
+    return [_merged(lots)] if merge else lots
 
 
 def _which(path: Path, found: list[Candidate]) -> YprovError:
     shown = "".join(f"\n  {c}" for c in found[:_SHOWN])
     more = f"\n  ... and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    if importing_yprov4ml.seem_one(found):
+    if any(0 not in c.ranks for c in found) and not _why_not_one(found):
         hint = f"they look like the ranks of one run: yprov import --merge {path}"
     else:
-        hint = f"yprov import {found[0].folder}   or all of them: yprov import --all {path}"
+        hint = f"yprov import {found[0].place}   or all of them: yprov import --all {path}"
     return YprovError(f"`{path}` holds {len(found)} runs:{shown}{more}", hint=hint)
+
+
+def _merged(lots: list[_Lot]) -> _Lot:
+    """The candidates as the ranks of one run. Whether they are is for a person to say: ranks of one run that landed in
+    folders of their own look like runs that went on side by side. What cannot be one is refused."""
+    candidates = [c for lot in lots for c in lot.candidates]
+    if why := _why_not_one(candidates):
+        raise YprovError(f"these are not the ranks of one run: {why}",
+                         hint="without --merge they are imported one by one")
+    notes = Notes()
+    for lot in lots:
+        for line in lot.notes.lines():
+            notes.say(line)
+    return _Lot(lots[0].reader, candidates, notes)
+
+
+def _why_not_one(candidates: list[Candidate]) -> str:
+    """Why these cannot be the ranks of one run: they have one experiment, no rank twice, and some time in common."""
+    names = sorted({f"`{c.experiment}` of {c.tool}" for c in candidates})
+    if len(names) > 1:
+        return f"there are {len(names)} experiments, {', '.join(names[:_SHOWN])}"
+    seen: dict[int, Candidate] = {}
+    for it in candidates:
+        for rank in it.ranks:
+            if rank in seen:
+                return f"`{seen[rank].place}` and `{it.place}` both have a rank {rank}"
+            seen[rank] = it
+    begin, end = max(c.begin_ns for c in candidates), min((c.end_ns for c in candidates if c.end_ns), default=0)
+    return "the one began when the other had ended" if begin and end and begin > end else ""
 
 
 def _opened(path: Path, work: Path) -> Path:
@@ -162,26 +204,27 @@ def _unpack(path: Path, target: Path) -> None:
 
 
 def _import(
-    candidates: list[Candidate], notes: Notes, directory: Path, work: Path, name: str, zone: int | None, *, copy: bool,
-    force: bool, keep_spool: bool, progress: Progress,
+    lot: _Lot, directory: Path, work: Path, name: str, zone: int | None, *, copy: bool, force: bool, keep_spool: bool,
+    progress: Progress,
 ) -> Imported:
-    run = importing_yprov4ml.read(candidates, zone, notes)
+    run = lot.reader.read(lot.candidates, zone, lot.notes)
     source = f"{run.tool} {run.layout}"
     old = _known(directory, run.run_id)
     if old is not None and not force:
         return Imported(old, run.run_id, False, source)
     made = Path(tempfile.mkdtemp(prefix="run-", dir=work))
     (made / SPOOL_DIR).mkdir()
-    (made / "logs").mkdir()
     written, config = write_spool(made, run, _config(run, name, directory), copy=copy, progress=progress)
     write_config(made, config)
     done = stitch(made, keep_spool=keep_spool, progress=progress)
     stamp = datetime.fromtimestamp(config.created_ns / 1e9, UTC).strftime("%Y%m%dT%H%M%SZ")
     final = directory / f"{stamp}-{slug_of(config.name)}-{run.run_id[:8]}"
+    if old is None and final.exists() and not force:
+        raise YprovError(f"`{final}` is there, and is no whole run", hint="yprov import --force   puts it in its place")
     with _replaced(old or final, work):
         made.chmod(0o700)
         os.rename(made, final)
-    return Imported(final, run.run_id, True, source, done.state, written, tuple(notes.lines()))
+    return Imported(final, run.run_id, True, source, done.state, written, tuple(run.notes.lines()))
 
 
 def _config(run: ForeignRun, name: str, directory: Path) -> RunConfig:

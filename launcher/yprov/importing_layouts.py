@@ -25,7 +25,7 @@ from yprov.imported import ForeignFile, Notes, Param, Rank, Series
 from yprov.importing_series import read_file, read_lists
 from yprov.importing_values import first, local, plain, records, text_of, time_ns, typed, zone_of
 
-_NAMED = re.compile(r"(.*)_GR(\d+)(?:_(\d+))?", re.DOTALL)
+_NAMED = re.compile(r"(.*)_GR(\d{1,9})(?:_(\d+))?", re.DOTALL)
 _COMMIT = re.compile(r"(.*)/([0-9a-f]{40}(?:[0-9a-f]{24})?)")
 _MODELS = (".pt", ".pth", ".torch")
 #: Attributes that are known by themselves; any other of a file is a parameter.
@@ -89,8 +89,8 @@ class _Reading:
         named_zone = zone_of(first(run.get("time_zone")))
         self.zone = zone if named_zone is None else named_zone
         experiment, rank, run_id = named(text_of(first(run.get("experiment_name"))))
-        rank = rank if rank is not None else _int(run.get("global_rank"))
-        self.rank = Rank(rank or 0, key, experiment, text_of(first(run.get("run_id"))) or run_id)
+        rank = rank if rank is not None else _int(run.get("global_rank")) or 0
+        self.rank = Rank(rank if 0 <= rank < 10**9 else 0, key, experiment, text_of(first(run.get("run_id"))) or run_id)
         self.rank.host = text_of(first(run.get("host_name")))
         self.rank.python = text_of(first(run.get("python_version"))).partition(" ")[0]
         self.rank.user = local(next((name for name, _r in records(document, "agent")), ""))
@@ -158,7 +158,7 @@ class _Reading:
                 begins = (self._time(record, "startedAtTime", "startTime"), self.rank.contexts.get(context, 0))
                 self.rank.contexts[context] = min((b for b in begins if b), default=0)
         for name, record in records(self.document, "entity"):
-            context, role = self.inside.of(name), text_of(first(record.get("role")))
+            context, role = self._context_of(name, record), text_of(first(record.get("role")))
             label = self._plain_label(name, record)
             if record.get("type") == "provml:Metric":
                 self._metric(label, record, text_of(record.get("identifier")), context,
@@ -172,6 +172,10 @@ class _Reading:
                 self._file(label, record, text_of(record.get("identifier")), context, is_input=role == "input")
 
     # parts
+
+    def _context_of(self, name: str, record: dict[str, Any]) -> str | None:
+        told = text_of(first(record.get("context")))
+        return self.inside.path(told) if told and name not in self.inside.activity_of else self.inside.of(name)
 
     def _plain_label(self, name: str, record: dict[str, Any]) -> str:
         """What the script called it: before 3.2.5 the label is the whole id, `[<source>//]<label>//<context>`."""

@@ -27,6 +27,7 @@ from yprov.imported import ForeignFile, ForeignRun, Notes, Rank
 from yprov.importing_files import Artifacts
 from yprov.importing_table import ROWS, Table
 from yprovd.config import SPOOL_DIR, RunConfig
+from yprovd.errors import WireError
 from yprovd.spool import SpoolWriter
 from yprovd.wire import Kind, Packer, pack_metrics, to_json
 
@@ -92,7 +93,7 @@ def write_spool(
                 "code": next((r.code for r in run.ranks if r.code), {}),
                 "imported": {
                     "tool": run.tool, "layout": run.layout, "name": run.name, "run_id": head.original_id,
-                    "from": [str(f.absolute()) for f in run.folders], "documents": documents,
+                    "from": run.places, "documents": documents,
                     "sources": [[c, n, ", ".join(told)] for (c, n), told in sources.items() if told],
                     "copied_from": {f.path: f.copied_from for r in run.ranks for f in r.files if f.copied_from},
                 },
@@ -144,18 +145,29 @@ class _RankWriter:
         events = [{"e": "param", "t": rank.begin_ns, "name": p.name, "value": p.value,
                    **({"role": p.role} if p.role == "output" else {})} for p in rank.params]
         events += self._contexts(times)
-        logged = len(events) + len(rank.files)
         for rows in columns.rows():
             self._clock.ns = min(max(rows[-1][0], rank.begin_ns), rank.end_ns)
-            self._writer.append([self._packer.frame(Kind.METRICS, pack_metrics(rows))])
-            self.values += len(rows)
+            self.values += self._pack(Kind.METRICS, pack_metrics, rows)
         for file in rank.files:
             self._file(file, progress)
         self._clock.ns = rank.end_ns
+        logged = self.values + len(rank.files)
         for i in range(0, len(events), ROWS):
-            self._json(Kind.EVENTS, events[i:i + ROWS])
+            logged += self._pack(Kind.EVENTS, to_json, events[i:i + ROWS])
         if rank.ended:
-            self._json(Kind.EVENTS, [{"e": "exit", "t": rank.end_ns, "logged": logged + self.values, "dropped": 0}])
+            self._json(Kind.EVENTS, [{"e": "exit", "t": rank.end_ns, "logged": logged, "dropped": 0}])
+
+    def _pack(self, kind: int, encode: Callable[[list[Any]], bytes], rows: list[Any]) -> int:
+        """Write rows as frames, in halves where they are too long for one. Returns how many could be written."""
+        try:
+            self._writer.append([self._packer.frame(kind, encode(rows))])
+        except WireError:
+            if len(rows) == 1:
+                self._notes.say(f"rank {self.rank.rank}: one thing is too large for a record and is left out")
+                return 0
+            half = len(rows) // 2
+            return self._pack(kind, encode, rows[:half]) + self._pack(kind, encode, rows[half:])
+        return len(rows)
 
     def _json(self, kind: int, value: Any) -> None:
         self._writer.append([self._packer.frame(kind, to_json(value))])

@@ -5,7 +5,7 @@
                                  artifacts_GR<k>/...                 copies of its files
 
 The documents of one experiment and id in one folder are the ranks of one run. Ranks that started more than a second
-apart have a folder each: that they are one run is for a person to say (`merged`). A rank that was killed left no
+apart have a folder each: that they are one run is for a person to say. A rank that was killed left no
 document, but the metrics that were written out by then; they are read, and the run is incomplete.
 """
 
@@ -16,21 +16,20 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from yprov.imported import ForeignRun, Notes, Original, Rank, Series
+from yprov.imported import Candidate, ForeignRun, Notes, Original, Rank, Series
 from yprov.importing_layouts import layout_of, named, rank_of, run_of, zone_named
 from yprov.importing_series import attributes_of, read_file
 from yprov.importing_values import first, text_of, time_ns
 from yprovd.errors import YprovError
 
 TOOL = "yProv4ML"
-_DOCUMENT = re.compile(r"prov(?:graph)?_.+_GR\d+(?:_\d+)?\.json", re.DOTALL)
-_METRICS = re.compile(r"metrics_GR(\d+|None)")
-_LEFT = re.compile(r"(.*)_GR(\d+|None)", re.DOTALL)
+_DOCUMENT = re.compile(r"prov(?:graph)?_.+_GR\d{1,9}(?:_\d+)?\.json", re.DOTALL)
+_METRICS = re.compile(r"metrics_GR(\d{1,9}|None)")
+_LEFT = re.compile(r"(.*)_GR(\d{1,9}|None)", re.DOTALL)
 #: How deep runs may lie below the folder that is named.
 _DEPTH = 3
 _QUARTER = 900 * 10**9
@@ -38,30 +37,6 @@ _QUARTER = 900 * 10**9
 _NEAR = 60 * 10**9
 #: Metrics that are looked at for one with times, where a document names no time zone.
 _LOOKED_AT = 50
-
-
-@dataclass
-class Candidate:
-    """A run that was found. `documents`: rank -> its file. `left`: ranks that left metrics only. `begin_ns`, `end_ns`
-    are in the zone of the documents, 0 where unknown."""
-
-    folder: Path
-    layout: str
-    experiment: str
-    run_id: str
-    documents: dict[int, Path] = field(default_factory=dict)
-    left: dict[int, list[Path]] = field(default_factory=dict)
-    begin_ns: int = 0
-    end_ns: int = 0
-
-    @property
-    def ranks(self) -> list[int]:
-        return sorted({*self.documents, *self.left})
-
-    def __str__(self) -> str:
-        ranks = self.ranks
-        shown = f"rank {ranks[0]}" if len(ranks) == 1 else f"{len(ranks)} ranks"
-        return f"`{self.folder}` ({self.experiment or 'no document'}, {TOOL} {self.layout}, {shown})"
 
 
 def find(folder: Path, notes: Notes) -> list[Candidate]:
@@ -81,12 +56,10 @@ def find(folder: Path, notes: Notes) -> list[Candidate]:
         left = dict(_left_metrics(home, folders))
         if not groups and left:
             layout = "1.x" if "tmp" in folders else _layout_left(left)
-            groups["", ""] = Candidate(home, layout, _experiment_left(home), "")
+            groups["", ""] = Candidate(TOOL, layout, home, *_named_left(home))
         if len(groups) == 1:
             run = next(iter(groups.values()))
             run.left = {rank: files for rank, files in left.items() if rank not in run.documents}
-            if run.layout == "1.x" and run.documents:
-                run.left = {r: f for r, f in run.left.items() if r not in run.documents}
         found += [groups[key] for key in sorted(groups)]
     return found
 
@@ -124,7 +97,7 @@ def _place(groups: dict[tuple[str, str], Candidate], path: Path, document: dict[
     if rank is None:
         experiment, rank, run_id = named(path.stem.removeprefix("provgraph_").removeprefix("prov_"))
     run_id = text_of(first(run.get("run_id"))) or run_id
-    it = groups.setdefault((experiment, run_id), Candidate(path.parent, layout, experiment, run_id))
+    it = groups.setdefault((experiment, run_id), Candidate(TOOL, layout, path.parent, experiment, run_id))
     if other := it.documents.get(rank or 0):
         raise YprovError(f"`{other.name}` and `{path.name}` in `{path.parent}` are both of rank {rank or 0}",
                          hint="move the one that does not belong to the run somewhere else")
@@ -166,9 +139,10 @@ def _layout_left(left: dict[int, list[Path]]) -> str:
     return "2.x" if any("_Context." in p.name for files in left.values() for p in files) else "3.x"
 
 
-def _experiment_left(home: Path) -> str:
+def _named_left(home: Path) -> tuple[str, str]:
+    """(experiment, id) of a run's folder."""
     name, _, number = home.name.rpartition("_")
-    return name if name and number.isdecimal() else home.name
+    return (name, number) if name and number.isdecimal() else (home.name, "")
 
 
 def _rank_left(rank: int, files: list[Path], experiment: str, notes: Notes) -> Rank:
@@ -213,11 +187,9 @@ def read(candidates: list[Candidate], zone: int | None, notes: Notes) -> Foreign
             notes.say(f"rank {rank} left no document: it did not come to its end; its {len(files)} metrics are read")
             ranks.append(_rank_left(rank, files, it.experiment, notes))
     ranks.sort(key=lambda r: r.rank)
-    if not ranks:
-        raise YprovError("there is nothing in it to be read")
     head = candidates[0]
     name = f"{head.experiment}_{head.run_id}" if head.run_id else head.experiment or head.folder.name
-    return ForeignRun(TOOL, head.layout, name, [c.folder for c in candidates], originals, ranks, notes)
+    return ForeignRun(TOOL, head.layout, name, [c.place for c in candidates], originals, ranks, notes)
 
 
 def _zone(document: dict[str, Any], it: Candidate, zone: int | None, key: str, notes: Notes) -> int:
@@ -240,33 +212,3 @@ def _zone(document: dict[str, Any], it: Candidate, zone: int | None, key: str, n
         return offsets.pop()
     notes.say("the documents do not name the time zone of their times: they are taken as UTC")
     return 0
-
-
-def merged(candidates: list[Candidate]) -> list[Candidate]:
-    """The same candidates, when they can be the ranks of one run: of one experiment, no rank twice, and some time in
-    common. Raises YprovError otherwise."""
-    names = sorted({c.experiment for c in candidates})
-    if len(names) > 1:
-        raise YprovError(f"these are runs of {len(names)} experiments: {', '.join(names)}",
-                         hint="ranks of one run have one experiment; yprov import DIR DIR   imports them one by one")
-    seen: dict[int, Candidate] = {}
-    for it in candidates:
-        for rank in it.ranks:
-            if rank in seen:
-                raise YprovError(f"`{seen[rank].folder}` and `{it.folder}` both have a rank {rank}",
-                                 hint="these are two runs; yprov import DIR DIR   imports them one by one")
-            seen[rank] = it
-    begin, end = max(c.begin_ns for c in candidates), min((c.end_ns for c in candidates if c.end_ns), default=0)
-    if begin and end and begin > end:
-        raise YprovError("these runs have no moment in common: the one began when the other had ended",
-                         hint="ranks of one run overlap; yprov import DIR DIR   imports them one by one")
-    return candidates
-
-
-def seem_one(candidates: list[Candidate]) -> bool:
-    """Whether several candidates look like the ranks of one run that landed in folders of their own."""
-    try:
-        merged(candidates)
-    except YprovError:
-        return False
-    return len(candidates) > 1 and any(0 not in c.ranks for c in candidates)
