@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -511,7 +512,16 @@ def submit(
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str))
+    print(json.dumps(_strict(value), indent=1, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def _strict(value: Any) -> Any:
+    """The same without the numbers that JSON has not: `inf`, `nan` as text."""
+    if isinstance(value, dict):
+        return {key: _strict(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _complain(error: YprovError) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from yprov.imported import ForeignFile, Notes, Param, Rank, Series
+from yprov.importing_contexts import ContextNames
 from yprov.importing_series import read_file, read_lists
 from yprov.importing_values import first, local, plain, records, text_of, time_ns, typed, zone_of
 
@@ -97,7 +98,7 @@ class _Reading:
         self.rank.about = {k: v for k in _ABOUT if (v := text_of(first(run.get(k))))}
         home = text_of(first(run.get("experiment_dir"))) or text_of(first(run.get("artifact_uri"))).rpartition("/")[0]
         self.home = f"{home}/" if home else ""
-        self.inside = _ContextNames(document, self.root)
+        self.inside = ContextNames(document, self.root)
         {"1.x": self._layout_1, "2.x": self._layout_2, "3.x": self._layout_3}[layout](run)
         self._collapse_copies()
 
@@ -264,39 +265,6 @@ class _Reading:
                         f.within, copied[f.path][0])
             for f in rank.files if f.path not in originals or f.path in copied
         ]
-
-
-class _ContextNames:
-    """Which activity an entity belongs to, and which context an activity is."""
-
-    def __init__(self, document: dict[str, Any], root: str) -> None:
-        self._root = root
-        self._above: dict[str, str] = {}
-        for _name, record in records(document, "wasInformedBy"):
-            self._above.setdefault(text_of(record.get("informed")), text_of(record.get("informant")))
-        self.used: set[str] = set()
-        self.activity_of: dict[str, str] = {}
-        for relation in ("used", "wasGeneratedBy"):
-            for _name, record in records(document, relation):
-                entity = text_of(record.get("entity"))
-                self.activity_of.setdefault(entity, text_of(record.get("activity")))
-                if relation == "used":
-                    self.used.add(entity)
-
-    def of(self, entity: str) -> str | None:
-        return self.path(self.activity_of.get(entity, self._root))
-
-    def path(self, activity: str) -> str | None:
-        """`TRAINING/augment`; None for the run itself."""
-        parts: list[str] = []
-        seen: set[str] = set()
-        while activity and activity != self._root and activity not in seen:
-            seen.add(activity)
-            above = self._above.get(activity, "")
-            if not (above and activity.endswith(f"//{above}")):  # else: a source within the context
-                parts.append(activity.removeprefix("context:").removeprefix("Context."))
-            activity = above
-        return "/".join(reversed(parts)) or None
 
 
 def _context_1(text: str) -> str | None:
