@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test torch-env slurm-setup slurm-24 lint types imports docs-check wheel bench clean
+.PHONY: help setup demo test torch-env crate-env slurm-setup slurm-24 lint types imports docs-check wheel bench clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -32,6 +32,12 @@ torch-env: .venv-torch/.ready ## PyTorch (CPU, 1.3 GB) and the client in .venv-t
 .venv-torch/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv-torch
 	.venv-torch/bin/python -m pip install --quiet --editable . torch==2.13.0 scikit-learn
+	@touch $@
+
+crate-env: .venv-crate/.ready ## the validator of RO-Crates in .venv-crate (it cannot share one with our tools), for the tests of the crate
+.venv-crate/.ready: Makefile
+	$(PYTHON) -m venv .venv-crate
+	.venv-crate/bin/python -m pip install --quiet rocrate==0.16.0 roc-validator==0.13.0
 	@touch $@
 
 slurm-setup: ## as root: install Slurm for the tests (no service is started); otherwise says why not
@@ -66,4 +72,4 @@ bench: setup ## every performance figure in one table, peers beside ours (some m
 	$(BIN)/python benchmarks/run.py
 
 clean: ## take away what the other targets made
-	rm -rf $(VENV) .venv-torch .bench .demo build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-torch .venv-crate .bench .demo build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,5 +1,8 @@
-"""For all tests: a slow moment of the machine is no failure of a property, and a file is one worker's."""
+"""For all tests: a slow moment of the machine is no failure of a property, a file is one worker's, and what a machine
+lacks is said."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,3 +20,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         group = "slurm" if SLURM in item.path.parents else item.path.relative_to(SLURM.parent)
         item.add_marker(pytest.mark.xdist_group(str(group)))
+
+
+@pytest.fixture(scope="session")
+def graphviz() -> str:
+    """The program `dot`; the test is skipped without it, or fails where YPROV_REQUIRE_GRAPHVIZ=1."""
+    found = shutil.which("dot")
+    if found is None and os.environ.get("YPROV_REQUIRE_GRAPHVIZ") == "1":
+        pytest.fail("YPROV_REQUIRE_GRAPHVIZ=1, but there is no `dot` in PATH", pytrace=False)
+    if found is None:
+        pytest.skip("no Graphviz: apt-get install graphviz")
+    return found

@@ -257,6 +257,41 @@ class Slingshot:
             file.write(f"{int(self._rate * (now - self._since))}@{now:.9f}\n")
 
 
+class InfiniBand:
+    """Two ports of 200 Gb/s. `rate`: bytes per second, each way."""
+
+    hz: float = 2
+
+    def __init__(self, root: Path, rate: float) -> None:
+        self._rate, self._since = rate, time.time()
+        self._files = []
+        for adapter in ("mlx5_0", "mlx5_1"):
+            base = root / f"sys/class/infiniband/{adapter}/ports/1"
+            for name, text in {"state": "4: ACTIVE", "rate": "200 Gb/sec (4X HDR)", "link_layer": "InfiniBand",
+                               "counters/symbol_error": "0", "hw_counters/packet_seq_err": "3"}.items():
+                write(base / name, f"{text}\n")
+            self._files += [InPlace(base / f"counters/port_{way}_data") for way in ("xmit", "rcv")]
+
+    def __call__(self, now: float) -> None:
+        for file in self._files:
+            file.write(f"{int(self._rate * (now - self._since) / 4)}\n")
+
+
+class Lustre:
+    """A file system whose counters users may read, as before 2.12. `rate`: bytes per second, each way."""
+
+    hz: float = 2
+
+    def __init__(self, root: Path, rate: float) -> None:
+        self._rate, self._since = rate, time.time()
+        self._file = InPlace(root / "proc/fs/lustre/llite/scratch-ffff9d3a4c2f8000/stats")
+
+    def __call__(self, now: float) -> None:
+        count = int(self._rate * (now - self._since))
+        self._file.write(f"snapshot_time {now:.9f} secs.nsecs\nread_bytes 7 samples [bytes] 1 4096 {count}\n"
+                         f"write_bytes 7 samples [bytes] 1 4096 {count}\nopen 9 samples [regs]\n")
+
+
 class Node(NamedTuple):
     """A directory that is a node. `counted`: the loads that make up the energy of a run on it, by the rule of
     `yprovd.stitch.energy`; `gpus`: those of its GPUs. `parts`: what a `Driver` keeps alive."""
@@ -356,3 +391,10 @@ def mi300a(root: Path) -> Node:
     since = time.time() - 10
     loads = {pci: Load(350.0 + 20 * i, 5.0, since) for i, pci in enumerate(tree.gpus)}
     return Node(root, loads, loads, (AmdGpus(tree, list(loads.values())),))
+
+
+def cluster_node(root: Path) -> Node:
+    """Without GPUs: RAPL, InfiniBand and Lustre."""
+    host(root)
+    packages = {"package-0": Load(150.0)}
+    return Node(root, packages, {}, (Rapl(root, packages), InfiniBand(root, 1e6), Lustre(root, 1e6)))

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from yprov.settings import resolve
 from yprovd.config import RUN_FILE, Person, RunConfig, Settings
 from yprovd.errors import YprovError
+from yprovd.grids import Carbon
+from yprovd.secrets import Masker
 
 CONFIG = RunConfig("id-1", "name", 1_700_000_000_000_000_000, ("python", "train.py"), "/home/u", "/tmp/yprov-1",
                    Settings())
@@ -50,7 +52,9 @@ def test_a_key_like_no_other_gets_the_list() -> None:
      for v in ("1", 0, 0.009, 3601, -1, True, None, float("nan"), float("inf"), [1])]
     + [(key, v, "a list") for key in ("inputs", "outputs", "disable") for v in ("a", 1, None, {"a": 1})]
     + [("tags", v, "a mapping of names to values") for v in ("a=b", ["a"], 1)]
-    + [("keep_spool", v, "true or false") for v in ("yes", 1, None)]
+    + [(key, v, "true or false") for key in ("keep_spool", "opened_files") for v in ("yes", 1, None)]
+    + [("hash_limit", v, "a number of bytes, or one with a unit such as `4GiB`")
+       for v in ("", "many", "4 apples", -1, True, None, 1.5, "-1", "1e9", "4GiBi")]
     + [(key, v, "a name, or a mapping with `name` and `id`")
        for key in ("user", "organisation") for v in (1, ["a"], {"orcid": "x"}, None)]
     + [(key, v, "text") for key in ("name", "experiment", "dir", "licence", "scheduler", "launch_with",
@@ -64,6 +68,24 @@ def test_a_wrong_type_or_range_is_named_with_what_was_expected(key: str, value: 
 @pytest.mark.parametrize("value", [0.01, 1, 3600, 3600.0])
 def test_the_edges_of_the_interval_are_allowed(value: float) -> None:
     assert settings(interval=value).interval == value
+
+
+@pytest.mark.parametrize(("value", "size"), [
+    (0, 0), (5, 5), ("1048576", 1 << 20), ("4GiB", 4 << 30), ("4 gib", 4 << 30), ("1.5 MB", 1_500_000), ("2k", 2000),
+    ("1Ti", 1 << 40), ("7B", 7),
+])
+def test_a_limit_is_a_number_of_bytes_with_or_without_a_unit(value: Any, size: int) -> None:
+    assert settings(hash_limit=value).hash_limit == size
+
+
+def test_settings_are_recorded_without_secrets() -> None:
+    token = "ghp_0123456789abcdefghij0123456789abcdef"
+    shown = settings(name="x", tags={"api_key": "abc", "a": token, "team": "vision"}, inputs=[f"{token}.csv"],
+                     user={"name": token, "id": "0"}, disable=["cpu"],
+                     carbon={"intensity": 12, "source": f"by {token}"}).without_secrets(Masker())
+    assert shown.carbon == Carbon(12.0, source="by ***")
+    assert shown.tags == {"api_key": "***", "a": "***", "team": "vision"}
+    assert (shown.inputs, shown.user, shown.disable, shown.name) == (("***.csv",), Person("***", "0"), ("cpu",), "x")
 
 
 def test_a_sensor_that_is_not_known_offers_the_nearest() -> None:
@@ -173,7 +195,9 @@ configs = st.builds(
     settings=st.builds(Settings, name=st.text(), experiment=st.text(), dir=st.text(), interval=st.floats(0.01, 3600),
                        inputs=texts, outputs=texts, tags=st.dictionaries(st.text(), st.text(), max_size=3),
                        keep_spool=st.booleans(), disable=texts, user=people, organisation=people, licence=st.text(),
-                       scheduler=st.text(), launch_with=st.text(), interface=st.text()),
+                       scheduler=st.text(), launch_with=st.text(), interface=st.text(),
+                       carbon=st.builds(Carbon, st.none() | st.floats(0, 5000), st.text(), st.none() | st.floats(1, 10),
+                                        st.text(), st.none() | st.integers(1990, 2200))),
     nodes=texts, job=st.dictionaries(st.text(), st.text() | st.integers(), max_size=3),
     grace_s=st.floats(0, 1e6),
 )
@@ -213,8 +237,9 @@ GOOD = CONFIG.to_json()
      json.dumps({**GOOD, "settings": {}}), json.dumps({**GOOD, "command": None}),
      json.dumps({k: v for k, v in GOOD.items() if k != "run_id"}),
      json.dumps({**GOOD, "settings": {**GOOD["settings"], "what": 1}}),
-     json.dumps({**GOOD, "settings": {**GOOD["settings"], "user": "Ada"}})],
-    ids=range(16),
+     json.dumps({**GOOD, "settings": {**GOOD["settings"], "user": "Ada"}}),
+     json.dumps({**GOOD, "settings": {**GOOD["settings"], "carbon": 5}})],
+    ids=range(17),
 )
 def test_a_damaged_run_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / RUN_FILE).write_text(text)

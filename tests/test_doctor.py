@@ -22,6 +22,7 @@ from tests.standins import StandIns
 from yprov import doctor
 from yprov.cli import _own_stdout
 from yprov.doctor import Source
+from yprov.readiness import check_daemons
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-6]", "SLURM_JOB_NUM_NODES": "6"}
 PROGRAMS = {"srun": "echo slurm 22.05.8", "scontrol": "exit 1"}
@@ -57,7 +58,7 @@ def test_a_container_without_slurm_s_commands_is_a_failure(monkeypatch: pytest.M
     monkeypatch.setenv("PATH", str(tmp_path))
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
-    found = doctor._check_daemons()
+    found = check_daemons()
     assert (found["ok"], found["ways"]) == (False, [])
     assert "in a job of slurm" in found["detail"]
 

@@ -72,11 +72,13 @@ def test_energy_of_run_context_and_epoch_is_what_the_meter_drew(tmp_path: Path, 
     def outside(activity: str) -> float:
         return float(attribute(activities[activity], "energyOutsideJ"))
 
-    run_s = float(attribute(activities["run"], "durationSeconds"))
-    assert joules("run") == pytest.approx(WATTS * run_s, rel=0.05)
-    assert joules("ctx/training") == pytest.approx(WATTS * 1.0, rel=0.05)
-    for k in (0, 1):
-        assert joules(f"ctx/training/epoch/{k}") == pytest.approx(WATTS * 0.5, rel=0.05)
+    def seconds(activity: str) -> float:
+        return float(attribute(activities[activity], "durationSeconds"))
+
+    for activity, least_s in {"run": 1.3, "ctx/training": 1.0, "ctx/training/epoch/0": 0.5,
+                              "ctx/training/epoch/1": 0.5}.items():
+        assert seconds(activity) >= least_s
+        assert joules(activity) == pytest.approx(WATTS * seconds(activity), rel=0.05)
     assert joules("ctx/training/epoch/0") + joules("ctx/training/epoch/1") + outside("ctx/training") == pytest.approx(
         joules("ctx/training"), rel=1e-9)
     assert joules("ctx/training") + outside("run") == pytest.approx(joules("run"), rel=1e-9)
@@ -142,7 +144,8 @@ def test_the_node_meter_of_a_cray_is_the_energy_of_the_run_and_its_accelerators_
     assert [attribute(energy, name) for name in ("energyMethod", "energyScope", "gpuEnergyMethod", "notCovered")] == [
         "measured", "node", "measured", None]
     training = prov["activity"]["ctx/training"]
-    assert float(attribute(training, "gpuEnergyJ")) == pytest.approx(600.0, rel=0.1)
+    training_s = float(attribute(training, "durationSeconds"))
+    assert float(attribute(training, "gpuEnergyJ")) == pytest.approx(600.0 * training_s, rel=0.1)
     assert "J (measured), node" in done.stderr
     assert yprov("validate", str(only_run(tmp_path)), cwd=tmp_path).returncode == 0
 

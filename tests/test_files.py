@@ -214,3 +214,35 @@ def test_it_keeps_out_of_the_jobs_way(tmp_path: Path, model: Path) -> None:
     worker.declare(SOURCE, {"t": 0, "path": str(model)})
     assert asked.get(timeout=10) == 19
     worker.close(1.0)
+
+
+# -- secrets: a copy is a part of the archive --------------------------------------------------------------------------
+
+TOKEN = "ghp_0123456789abcdefghij0123456789abcdef"
+
+
+def test_a_copied_text_is_masked_and_its_checksum_is_the_copys(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"lr: 0.1\nhub: {TOKEN}\n")
+    plain, copied = looked_at(tmp_path, {"path": str(config)}, {"path": str(config), "copy": True})
+    stored = (tmp_path / copied["stored"]).read_bytes()
+    assert stored == f"lr: 0.1\nhub: {'*' * 40}\n".encode()
+    assert (copied["masked"], copied["size"]) == (True, len(stored))
+    assert copied["sha256"] == hashlib.sha256(stored).hexdigest()
+    assert plain["sha256"] == hashlib.sha256(config.read_bytes()).hexdigest()
+    assert TOKEN in config.read_text()
+
+
+def test_anything_else_with_a_secret_is_not_copied(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"\0" * 300_000 + TOKEN.encode())
+    (facts,) = looked_at(tmp_path, {"path": str(weights), "copy": True})
+    assert facts["reason"] == "not copied: it is no text, and holds what looks like a secret"
+    assert not list(tmp_path.glob("artifacts/*"))
+
+
+def test_a_path_is_told_without_its_secret_and_found_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / f"{TOKEN}.csv"
+    path.write_text("x")
+    (facts,) = looked_at(tmp_path, {"path": str(path), "copy": True})
+    assert (facts["path"], facts["stored"], facts["size"]) == (f"{tmp_path}/***.csv", "artifacts/***.csv", 1)

@@ -4,31 +4,50 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import xarray as xr
 
 from tests import nodes
 from tests.running import attribute, document, environment, only_run, yprov
+from yprovd.stitch.validate import validate_run
 
 INTERVAL_S = 0.5
+Recorded = Callable[[str], tuple[Path, float]]
 
 
-def recorded(tmp_path: Path, hang: str) -> tuple[Path, float]:
-    """A run of 4 s on a node with 4 GPUs: its directory, and how long the end took."""
-    node = nodes.grace_hopper(tmp_path / "root")
+#: Which call hangs, from when and until when (seconds since the library was opened), and how long the command takes.
+RUNS = {"half a minute": ("nvmlDeviceGetUtilizationRates:1.5:31.5", 4), "opening": ("nvmlDeviceGetCount_v2:0:60", 1)}
+
+
+def run(node: nodes.Node, hang: str, seconds: int) -> tuple[Path, float]:
+    """A run on a node with 4 GPUs: its directory, and how long the end took."""
+    cwd = node.root.parent
     with nodes.Driver(*node.parts):
         done = yprov("run", "--scheduler", "none", "--root", str(node.root), "--interval", str(INTERVAL_S), "--",
-                     "bash", "-c", "sleep 4; date +%s.%N", cwd=tmp_path, env=environment(STUB_NVML_HANG=hang))
+                     "bash", "-c", f"sleep {seconds}; date +%s.%N", cwd=cwd, env=environment(STUB_NVML_HANG=hang))
         ended = time.time()
     assert done.returncode == 0, done.stderr
-    run_dir = only_run(tmp_path)
-    assert yprov("validate", str(run_dir), cwd=tmp_path).returncode == 0
+    run_dir = only_run(cwd)
+    assert validate_run(run_dir) == []
     return run_dir, ended - float(done.stdout)
 
 
-def test_a_call_that_hangs_for_half_a_minute_costs_no_other_sensor_a_tick(tmp_path: Path) -> None:
-    run_dir, end_s = recorded(tmp_path, "nvmlDeviceGetUtilizationRates:1.5:31.5")
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
+    """A run of `RUNS`. Both go on at once: they wait, most of the time."""
+    built = {name: nodes.grace_hopper(tmp_path_factory.mktemp("node") / "root") for name in RUNS}
+    with ThreadPoolExecutor() as pool:
+        runs: dict[str, Future[tuple[Path, float]]] = {
+            name: pool.submit(run, built[name], *about) for name, about in RUNS.items()}
+        yield lambda name: runs[name].result()
+
+
+def test_a_call_that_hangs_for_half_a_minute_costs_no_other_sensor_a_tick(recorded: Recorded) -> None:
+    run_dir, end_s = recorded("half a minute")
     assert end_s < 12, "the last sample, and the archive; nobody waits for the library"
     host = xr.open_zarr(run_dir / "series.zarr", group="host", consolidated=False).load()
     assert int(host.memory_usage.isnull().sum()) == 0
@@ -43,8 +62,8 @@ def test_a_call_that_hangs_for_half_a_minute_costs_no_other_sensor_a_tick(tmp_pa
     assert gpu.power.isel(time=-1).isnull().all()
 
 
-def test_a_library_that_hangs_when_it_is_opened_is_absent_with_a_reason(tmp_path: Path) -> None:
-    run_dir, end_s = recorded(tmp_path, "nvmlDeviceGetCount_v2:0:60")
+def test_a_library_that_hangs_when_it_is_opened_is_absent_with_a_reason(recorded: Recorded) -> None:
+    run_dir, end_s = recorded("opening")
     assert end_s < 12
     absences = attribute(document(run_dir)["activity"]["monitoring"], "absences")
     assert "nvidia" in json.dumps(absences)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import xarray as xr
 from tests import nodes
 from tests.running import attribute, document, environment, only_run, yprov
 from tests.stubs.amd_smi import AmdSmiNode
+from yprovd.stitch.validate import validate_run
 
 #: Of the energy by counters with time stamps of their own, and of power that is integrated.
 COUNTED, INTEGRATED = 1e-3, 1e-2
@@ -25,17 +27,17 @@ CHOOSING = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES
 class Recorded:
     """A run on a node: its document and its series."""
 
-    def __init__(self, node: nodes.Node, cwd: Path, seconds: float, **environ: str) -> None:
+    def __init__(self, node: nodes.Node, **environ: str) -> None:
+        cwd = node.root.parent
         with nodes.Driver(*node.parts):
-            done = yprov("run", "--scheduler", "none", "--root", node.root.name, "--", "sleep", str(seconds), cwd=cwd,
+            done = yprov("run", "--scheduler", "none", "--root", node.root.name, "--", "sleep", "3", cwd=cwd,
                          env={k: v for k, v in environment(**environ).items() if k not in CHOOSING or k in environ})
         assert done.returncode == 0, done.stderr
         self.said = done.stderr
         self.run_dir = only_run(cwd)
         self.document = document(self.run_dir)
         self.run = self.document["activity"]["run"]
-        valid = yprov("validate", str(self.run_dir), cwd=cwd)
-        assert valid.returncode == 0, valid.stdout
+        assert validate_run(self.run_dir) == []
 
     def figure(self, name: str) -> float:
         return float(attribute(self.run, name))
@@ -62,26 +64,68 @@ class Recorded:
         return {f"{row['class']}/{row['device']}": dict(row) for row in rows.to_dict("records")}
 
 
-@pytest.fixture
-def record(tmp_path: Path) -> Callable[..., tuple[nodes.Node, Recorded]]:
-    def make(
-        build: Callable[[Path], nodes.Node], seconds: float = 3.0, **environ: str
-    ) -> tuple[nodes.Node, Recorded]:
-        node = build(tmp_path / "root")
-        return node, Recorded(node, tmp_path, seconds, **environ)
+#: The job's MIG instances, of two GPUs.
+INSTANCES = nodes.nvidia_uuid(3, 1), nodes.nvidia_uuid(5, 2)
+#: What is recorded: the node, and what its job was told.
+RUNS: dict[str, tuple[Callable[[Path], nodes.Node], dict[str, str]]] = {
+    "eight H100": (nodes.h100_mig, {}),
+    "two instances": (nodes.h100_mig, {"CUDA_VISIBLE_DEVICES": ",".join(INSTANCES)}),
+    "Grace Hopper": (nodes.grace_hopper, {}), "Frontier": (nodes.frontier, {}),
+    "two dies": (nodes.frontier, {"ROCR_VISIBLE_DEVICES": "2,5"}), "MI300A": (nodes.mi300a, {}),
+}
+Record = Callable[[str], tuple[nodes.Node, Recorded]]
+#: How doctor is called, and when the library of the node hangs: once it has been open for 0.3 s.
+LOOKS = {"probe": ("--probe", "6"), "hanging": ("--json",)}
+HANG = "nvmlDeviceGetUtilizationRates:0.3:120"
 
-    return make
+
+class Look:
+    """What `yprov doctor` said of a node, and for how long it took."""
+
+    def __init__(self, node: nodes.Node, arguments: Sequence[str], hang: str) -> None:
+        self.cwd = node.root.parent
+        with nodes.Driver(*node.parts):
+            began = time.monotonic()
+            self.done = yprov("doctor", *arguments, "--root", str(node.root), cwd=self.cwd,
+                              env=environment(STUB_NVML_HANG=hang))
+            self.took_s = time.monotonic() - began
+        assert self.done.returncode == 0, self.done.stderr
+
+
+@pytest.fixture(scope="module")
+def ahead(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Any]]]:
+    """What the tests look at, by name. Four are made beside each other: they wait, most of the time."""
+    def folder() -> Path:
+        return tmp_path_factory.mktemp("node") / "root"
+
+    built = {name: build(folder()) for name, (build, _) in RUNS.items()}
+    turns, hopper = nodes.frontier_in_turns(folder()), nodes.grace_hopper(folder())
+    AmdSmiNode(turns.root)
+    with ThreadPoolExecutor(4) as pool:
+        out: dict[str, Future[Any]] = {"probe": pool.submit(Look, turns, LOOKS["probe"], "")}
+        for name, (_, environ) in RUNS.items():
+            out[name] = pool.submit(lambda node, environ: (node, Recorded(node, **environ)), built[name], environ)
+        out["hanging"] = pool.submit(Look, hopper, LOOKS["hanging"], HANG)
+        yield out
+
+
+@pytest.fixture
+def record(ahead: dict[str, Future[Any]]) -> Record:
+    """A node, and a run of `RUNS` on it."""
+    return lambda name: ahead[name].result()  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def look(ahead: dict[str, Future[Any]]) -> Callable[[str], Look]:
+    return lambda name: ahead[name].result()  # type: ignore[no-any-return]
 
 
 def counting(recorded: Recorded) -> list[str]:
     return [name for name, row in recorded.meters().items() if row["counts"]]
 
 
-Record = Callable[..., tuple[nodes.Node, Recorded]]
-
-
 def test_eight_h100_with_mig(record: Record) -> None:
-    node, recorded = record(nodes.h100_mig)
+    node, recorded = record("eight H100")
     gpus = recorded.attributes("gpu")
     assert list(gpus) == [nodes.nvidia_uuid(d) for d in range(8)]
     assert {a["meter"] for a in gpus.values()} == {"gpu"}
@@ -93,17 +137,16 @@ def test_eight_h100_with_mig(record: Record) -> None:
 
 
 def test_a_job_with_two_instances_of_two_h100_has_two_rows(record: Record) -> None:
-    mine = [nodes.nvidia_uuid(3, 1), nodes.nvidia_uuid(5, 2)]
-    node, recorded = record(nodes.h100_mig, CUDA_VISIBLE_DEVICES=",".join(mine))
+    node, recorded = record("two instances")
     gpus = recorded.attributes("gpu")
     assert {uuid: a["mig"] for uuid, a in gpus.items()} == {
-        nodes.nvidia_uuid(3): mine[0], nodes.nvidia_uuid(5): mine[1]}
+        nodes.nvidia_uuid(3): INSTANCES[0], nodes.nvidia_uuid(5): INSTANCES[1]}
     expected = {u: node.gpus[u] for u in gpus}
     assert recorded.figure("gpuEnergyJ") == pytest.approx(nodes.joules(expected, *recorded.window), rel=COUNTED)
 
 
 def test_grace_hopper_counts_modules_once(record: Record) -> None:
-    node, recorded = record(nodes.grace_hopper)
+    node, recorded = record("Grace Hopper")
     gpus = recorded.attributes("gpu")
     assert {(a["meter"], a["summed"]) for a in gpus.values()} == {("module", True)}
     hwmon = recorded.attributes("hwmon")
@@ -118,7 +161,7 @@ def test_grace_hopper_counts_modules_once(record: Record) -> None:
 
 
 def test_a_frontier_node(record: Record) -> None:
-    node, recorded = record(nodes.frontier)
+    node, recorded = record("Frontier")
     gcds = recorded.attributes("gpu")
     assert list(gcds) == list(nodes.GCDS)
     assert not any("meter" in a for a in gcds.values())
@@ -143,7 +186,7 @@ def test_a_frontier_node(record: Record) -> None:
 
 
 def test_a_job_with_one_die_of_two_modules_shares_their_meters(record: Record) -> None:
-    _, recorded = record(nodes.frontier, ROCR_VISIBLE_DEVICES="2,5")
+    _, recorded = record("two dies")
     assert list(recorded.attributes("gpu")) == [nodes.GCDS[2], nodes.GCDS[5]]
     oams = recorded.attributes("socket")
     assert list(oams) == [f"oam-{nodes.GCDS[2]}", f"oam-{nodes.GCDS[4]}"]
@@ -151,7 +194,7 @@ def test_a_job_with_one_die_of_two_modules_shares_their_meters(record: Record) -
 
 
 def test_four_mi300a(record: Record) -> None:
-    node, recorded = record(nodes.mi300a)
+    node, recorded = record("MI300A")
     assert list(recorded.attributes("gpu")) == list(node.gpus)
     assert "socket" not in recorded.groups()
     begin, end = recorded.window
@@ -160,13 +203,10 @@ def test_four_mi300a(record: Record) -> None:
     assert recorded.figure("energyJ") == pytest.approx(expected, rel=COUNTED)
 
 
-def test_a_report_of_a_frontier_node_answers_what_documents_leave_open(tmp_path: Path) -> None:
+def test_a_report_of_a_frontier_node_answers_what_documents_leave_open(look: Callable[[str], Look]) -> None:
     """Each module is loaded after the other, as a user would do it to find out which is which."""
-    node = nodes.frontier_in_turns(tmp_path / "root")
-    AmdSmiNode(node.root)
-    with nodes.Driver(*node.parts):
-        done = yprov("doctor", "--probe", "6", "--root", str(node.root), cwd=tmp_path)
-    report = json.loads((tmp_path / done.stdout.splitlines()[-1]).read_text())
+    done, cwd = look("probe").done, look("probe").cwd
+    report = json.loads((cwd / done.stdout.splitlines()[-1]).read_text())
     seen = {point["point"]: point for point in report["open_points"]}
     assert seen["dies without a meter of their own"]["seen"] == (
         "4 x an energy counter, 4 x no energy counter: 0, "
@@ -186,14 +226,9 @@ def test_a_report_of_a_frontier_node_answers_what_documents_leave_open(tmp_path:
     assert len(ratios) == 4
 
 
-def test_a_vendor_s_call_that_hangs_does_not_hang_doctor(tmp_path: Path) -> None:
-    node = nodes.grace_hopper(tmp_path / "root")
-    hang = "nvmlDeviceGetUtilizationRates:0.3:120"  # once the library has been open for 0.3 s
-    began = time.monotonic()
-    with nodes.Driver(*node.parts):
-        done = yprov("doctor", "--json", "--root", str(node.root), cwd=tmp_path, env=environment(STUB_NVML_HANG=hang))
-    assert time.monotonic() - began < 40
-    assert done.returncode == 0, done.stderr
+def test_a_vendor_s_call_that_hangs_does_not_hang_doctor(look: Callable[[str], Look]) -> None:
+    done = look("hanging").done
+    assert look("hanging").took_s < 40
     found = {source["sensor"]: source for source in json.loads(done.stdout)["sources"]}
     assert (found["nvidia"]["outcome"], found["nvidia"]["present"]) == ("hangs", True)
     assert "has not come back for" in found["nvidia"]["reason"]

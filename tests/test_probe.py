@@ -144,6 +144,37 @@ def test_anonymous_takes_out_the_host_and_serial_numbers_and_nothing_else(monkey
     assert Discretion(anonymous=False).document(doc) == doc
 
 
+@pytest.mark.parametrize("text", [
+    "0::/user.slice/user-mallory.slice/session-1.scope", "/htcondor/slot1_mallory@host", "/scratch/mallory-data/rocm",
+    "/gpfs/mallory_group/rocm", "/lus/mallory.old/rocm", "PermissionError: '/home/mallory/rocm'", "/x/~mallory/rocm"])
+def test_a_user_s_name_is_in_no_path(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    for name in ("USER", "LOGNAME"):
+        monkeypatch.setenv(name, "mallory")
+    said = Discretion(anonymous=False).text(text)
+    assert "mallory" not in said
+    assert said.count("/") == text.count("/")
+    assert Discretion(anonymous=False).text(text.replace("mallory", "mallory2")) == text.replace("mallory", "mallory2")
+
+
+def test_a_name_that_is_a_word_of_ours_spoils_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("USER", "LOGNAME"):
+        monkeypatch.setenv(name, "gpu")
+    doc = {"class": "gpu", "name": "hw.gpu.clock", "meter": "gpu"}
+    assert Discretion(anonymous=False).document(doc) == doc
+
+
+def test_an_anonymous_report_has_no_number_of_the_hardware() -> None:
+    """XGMI's hive is the same for the GPUs of a node, and for no others in the world."""
+    doc = {"cards": [{"xgmi_hive_info/xgmi_hive_id": "0x53d9f1bb1b1ab0fd"}] * 2, "topology": [{"hive_id": 99},
+           {"hive_id": 0}], "library": {"gpus": [{"xgmi_info": {"xgmi_hive_id": 99, "index": 3}}]}}
+    said = Discretion(anonymous=True).document(doc)
+    assert "53d9f1bb1b1ab0fd" not in json.dumps(said)
+    assert said["cards"][0] == said["cards"][1]
+    assert said["topology"][0]["hive_id"] == said["library"]["gpus"][0]["xgmi_info"]["xgmi_hive_id"] != 99
+    assert (said["topology"][1]["hive_id"], said["library"]["gpus"][0]["xgmi_info"]["index"]) == (0, 3)
+    assert Discretion(anonymous=False).document(doc) == doc
+
+
 def test_an_anonymous_report_is_called_so(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     done = yprov("doctor", "--probe", "1", "--anonymous", "--root", str(tmp_path / "root"), cwd=tmp_path)
@@ -165,6 +196,7 @@ def test_a_source_that_hangs_does_not_hang_the_probe(tmp_path: Path, monkeypatch
     (tmp_path / "hanging_sensor.py").write_text(
         "import threading\nclass Sensor:\n def __init__(self, where):\n  threading.Event().wait()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("yprov.watching.CALL_S", 0.3)
     nodes.host(tmp_path / "root")
     began = time.monotonic()
     doc = probe.take(str(tmp_path / "root"), 0.5, stop=threading.Event(), open_s=0.2, table={

@@ -210,6 +210,17 @@ def test_a_sensor_with_a_thread_of_its_own_is_in_the_sample_of_the_same_tick() -
         assert own.closed == 1
 
 
+def test_nothing_is_read_after_it_was_closed_though_another_sensor_hangs_at_the_end() -> None:
+    hanging, own = FakeSensor("hanging"), FakeSensor("own", own_thread=True)
+    with sampling(hanging, own, interval_ns=60 * S) as (sampler, sink):
+        hanging.gate.clear()
+        sampler.stop(timeout_s=0.9)  # less than the patience with `hanging`: there is no last sample
+        assert (own.reads, own.closed, hanging.closed) == (2, 1, 0)
+        hanging.gate.set()
+        eventually(lambda: "yprov-sampler" not in {t.name for t in threading.enumerate()}, 5, "its threads end")
+        assert (own.reads, len(sink)) == (2, 1)
+
+
 def test_what_devices_have_recorded_by_themselves_is_in_one_sample_under_the_number_of_the_schema() -> None:
     power = [Metric("hw.power", "W", "gauge", "power", 1e-3, Device("gpu", id)) for id in "ab"]
     plain, first = FakeSensor("plain"), FakeSensor("first", traced=power[:1])

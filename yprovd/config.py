@@ -7,11 +7,15 @@ nothing else. There is no secret in it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from yprovd.errors import YprovError
+from yprovd.grids import Carbon
+from yprovd.grids import checked as checked_carbon
+from yprovd.secrets import Masker
 
 RUN_FILE = "run.json"
 PROV_FILE = "prov.json"
@@ -46,7 +50,9 @@ class Settings(NamedTuple):
     interval: seconds between samples. disable: sensors that are not opened. tags: any `key: value`.
     licence: of the archive, an SPDX identifier or an address. scheduler: where the daemons are placed: `auto`, `none`
     (this machine only) or the name of a scheduler. launch_with: a command that starts one process on each node
-    (`mpirun -npernode 1`). interface: the network interface on which the collector listens.
+    (`mpirun -npernode 1`). interface: the network interface on which the collector listens. opened_files: look now and
+    then at the files that the job's processes have open. hash_limit: bytes; larger files get no checksum. carbon: of
+    the electricity, see `yprovd.grids`; without it a run has no CO2e.
     """
 
     name: str = ""
@@ -64,6 +70,19 @@ class Settings(NamedTuple):
     scheduler: str = "auto"
     launch_with: str = ""
     interface: str = ""
+    opened_files: bool = False
+    hash_limit: int = 4 << 30
+    carbon: Carbon = Carbon()
+
+    def without_secrets(self, masker: Masker) -> Settings:
+        """As it is recorded: texts and tags masked."""
+        user, organisation = (Person(*map(masker.text, person)) for person in (self.user, self.organisation))
+        carbon = Carbon(**masker.document(self.carbon._asdict()))
+        shown: dict[str, Any] = {k: masker.document(v) for k, v in self._asdict().items()
+                                 if not isinstance(v, Person | Carbon)}
+        shown |= {"inputs": tuple(shown["inputs"]), "outputs": tuple(shown["outputs"]), "disable": self.disable,
+                  "user": user, "organisation": organisation, "carbon": carbon}
+        return Settings(**shown)
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any], *, where: str, sensors: Iterable[str] = ()) -> Settings:
@@ -83,6 +102,22 @@ class Settings(NamedTuple):
         return cls(**out)
 
 
+_UNITS = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4,
+          "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+
+
+def _bytes(value: Any) -> int | None:
+    """`4GiB`, `500MB`, `1048576`; None for what is no number of bytes."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if value >= 0 else None
+    if not isinstance(value, str):
+        return None
+    m = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?) *([kKmMgGtT]?i?)[bB]?", value.strip())
+    if m is None or m[2].lower() not in _UNITS:
+        return None
+    return round(float(m[1]) * _UNITS[m[2].lower()])
+
+
 def _checked(where: str, key: str, value: Any) -> Any:
     def wrong(expected: str) -> YprovError:
         return YprovError(f"{where}: `{key}` must be {expected}, not `{value}`")
@@ -99,7 +134,12 @@ def _checked(where: str, key: str, value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise wrong("a mapping of names to values")
         return {str(k): str(v) for k, v in value.items()}
-    if key == "keep_spool":
+    if key == "hash_limit":
+        size = _bytes(value)
+        if size is None:
+            raise wrong("a number of bytes, or one with a unit such as `4GiB`")
+        return size
+    if key in ("keep_spool", "opened_files"):
         if not isinstance(value, bool):
             raise wrong("true or false")
         return value
@@ -109,6 +149,8 @@ def _checked(where: str, key: str, value: Any) -> Any:
         if not isinstance(value, Mapping) or set(value) - {"name", "id"}:
             raise wrong("a name, or a mapping with `name` and `id`")
         return Person(**{k: str(v) for k, v in value.items()})
+    if key == "carbon":
+        return checked_carbon(where, value)
     if not isinstance(value, (str, int, float)) or isinstance(value, bool):
         raise wrong("text")
     return str(value)
@@ -146,7 +188,8 @@ class RunConfig(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         settings = self.settings._asdict()
-        settings["user"], settings["organisation"] = self.settings.user._asdict(), self.settings.organisation._asdict()
+        for key in ("user", "organisation", "carbon"):
+            settings[key] = settings[key]._asdict()
         return {"format": FORMAT, "version": VERSION, **self._asdict(), "settings": settings}
 
     @classmethod
@@ -155,6 +198,7 @@ class RunConfig(NamedTuple):
         settings = dict(data.pop("settings"))
         for key in ("user", "organisation"):
             settings[key] = Person(**settings[key])
+        settings["carbon"] = Carbon(**settings.get("carbon", {}))
         for key in ("inputs", "outputs", "disable"):
             settings[key] = tuple(settings[key])
         known = set(cls._fields)

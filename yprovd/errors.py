@@ -16,7 +16,8 @@ class YprovError(Exception):
 
 
 class SensorUnavailable(Exception):
-    """This source cannot be read on this node. An absence, not a failure: found once, with its reason."""
+    """This source cannot be read on this node. An absence, not a failure: found once, with its reason, which begins
+    with `no ` where there is no such thing (and only there: `yprovd.stitch.absences`)."""
 
     def __init__(self, reason: str, *, hint: str = "") -> None:
         super().__init__(reason)

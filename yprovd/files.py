@@ -1,8 +1,9 @@
 """Facts about the files that a run declares: size, time, SHA-256, and a copy where one was asked for.
 
 They are looked at where they lie, on the node that named them, beside the job: one thread at the lowest priority,
-files above `HASH_LIMIT` without a checksum, and an end when the run ends. A file that cannot be looked at is a fact
-with a reason.
+files above a limit without a checksum, and an end when the run ends. A file that cannot be looked at is a fact
+with a reason. A copy is a part of the archive: of a text the secrets are overwritten in it (`masked`), anything else
+with a secret in it is not copied.
 """
 
 from __future__ import annotations
@@ -15,14 +16,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from yprovd.secrets import Masker
+
 #: Larger files get their size and time, and no checksum: reading them would take the file system from the job.
 HASH_LIMIT = 4 << 30
+#: Larger copies are taken for data and not for a text.
+TEXT_LIMIT = 32 << 20
 #: Of a folder at most so many files are looked at.
 FOLDER_LIMIT = 10_000
 _BLOCK = 1 << 20
 
 
 class _OutOfTime(Exception):
+    pass
+
+
+class _Secret(Exception):
     pass
 
 
@@ -33,12 +42,14 @@ class FileWorker:
     """
 
     def __init__(
-        self, artifacts: Path, sink: Callable[[dict[str, Any]], None], *, hash_limit: int = HASH_LIMIT
+        self, artifacts: Path, sink: Callable[[dict[str, Any]], None], *, hash_limit: int = HASH_LIMIT,
+        masker: Masker | None = None,
     ) -> None:
+        self._masker = masker or Masker()
         self._artifacts = artifacts
         self._sink = sink
         self._limit = hash_limit
-        self._queue: queue.SimpleQueue[tuple[dict[str, Any], bool] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[dict[str, Any], str, bool] | None] = queue.SimpleQueue()
         self._deadline = float("inf")
         self._thread: threading.Thread | None = None
         self._declared: set[tuple[int, int, str]] = set()
@@ -47,7 +58,8 @@ class FileWorker:
 
     def declare(self, source: int, declaration: dict[str, Any]) -> None:
         """Look at this file soon. Never blocks. Raises KeyError or TypeError for what is not a declaration."""
-        facts = {"path": str(declaration["path"]), "t": declaration["t"], "source": f"{source:016x}"}
+        path = str(declaration["path"])
+        facts = {"path": self._masker.text(path), "t": declaration["t"], "source": f"{source:016x}"}
         copy = bool(declaration.get("copy"))
         key = (source, facts["t"], facts["path"])
         if key in self._declared:
@@ -56,7 +68,7 @@ class FileWorker:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="yprov-files", daemon=True)
             self._thread.start()
-        self._queue.put((facts, copy))
+        self._queue.put((facts, path, copy))
 
     def close(self, timeout_s: float) -> None:
         """Finish what was declared, for at most `timeout_s`; what is left is told so as a fact."""
@@ -75,9 +87,11 @@ class FileWorker:
             declared = self._queue.get()
             if declared is None:
                 return
-            facts, copy = declared
+            facts, path, copy = declared
             try:
-                facts.update(self._look(facts["path"], copy=copy))
+                facts.update(self._look(path, copy=copy))
+            except _Secret:
+                facts["reason"] = "not copied: it is no text, and holds what looks like a secret"
             except _OutOfTime:
                 facts["reason"] = "the run ended before it was read"
             except OSError as e:
@@ -101,9 +115,9 @@ class FileWorker:
         key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
         if not copy and key in self._known:
             return {**facts, "sha256": self._known[key]}
-        digest, size, stored = self._read(path, copy=copy)
+        digest, size, stored, masked = self._read(path, copy=copy)
         if stored:  # the checksum is the copy's, whatever has become of the file
-            return {**facts, "size": size, "sha256": digest, "stored": stored}
+            return {**facts, "size": size, "sha256": digest, "stored": stored, **({"masked": True} if masked else {})}
         after = os.stat(path)
         if (after.st_size, after.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns):
             return {**facts, "size": after.st_size, "modified_ns": after.st_mtime_ns,
@@ -126,8 +140,8 @@ class FileWorker:
         reason = f"a folder of {more}{len(sizes)} files" + ("; folders are not copied" if copy else "")
         return {"reason": reason} if more else {"size": sum(sizes), "reason": reason}
 
-    def _read(self, path: str, *, copy: bool) -> tuple[str, int, str]:
-        """(SHA-256, bytes, where the copy lies within the run's directory or "")."""
+    def _read(self, path: str, *, copy: bool) -> tuple[str, int, str, bool]:
+        """(SHA-256, bytes, where the copy lies within the run's directory or "", whether it is masked)."""
         import hashlib
 
         digest = hashlib.sha256()
@@ -147,13 +161,30 @@ class FileWorker:
                     if out is not None:
                         out.write(block)
             if out is None:
-                return digest.hexdigest(), size, ""
+                return digest.hexdigest(), size, "", False
             out.close()
-            return digest.hexdigest(), size, self._publish(partial, os.path.basename(path))
+            changed = self._mask(partial, size)
+            name = os.path.basename(self._masker.text(path))
+            return changed or digest.hexdigest(), size, self._publish(partial, name), bool(changed)
         finally:
             if out is not None:
                 out.close()
                 partial.unlink(missing_ok=True)
+
+    def _mask(self, partial: Path, size: int) -> str:
+        """Take the secrets out of a copy; its SHA-256 where that has changed it."""
+        import hashlib
+
+        with open(partial, "rb") as f:
+            text = size <= TEXT_LIMIT and b"\0" not in f.read(8000)
+        if not text:
+            if self._masker.in_binary(partial):
+                raise _Secret
+            return ""
+        before = partial.read_bytes()
+        self._masker.overwrite(partial)
+        after = partial.read_bytes()
+        return hashlib.sha256(after).hexdigest() if after != before else ""
 
     def _publish(self, partial: Path, name: str) -> str:
         """Give the copy a name that no other has: checkpoint.pt, checkpoint-2.pt... The name is taken first, so that

@@ -30,10 +30,13 @@ from yprovd.config import SPOOL_DIR, RunConfig
 from yprovd.ending import NodeVigil
 from yprovd.errors import SpoolFull, WireError
 from yprovd.files import FileWorker
+from yprovd.masking import masked_frames, values_of_process
 from yprovd.model import Sample
-from yprovd.processes import about_source, end_job, job_processes
+from yprovd.opened import EVERY_S, FIRST_S, OpenedFiles
+from yprovd.processes import about_source, carries_marker, end_job, job_processes
 from yprovd.rendezvous import endpoint, has_ended, read_keys
 from yprovd.sampler import Sampler
+from yprovd.secrets import Masker, known_values
 from yprovd.sensors import Surroundings, open_all
 from yprovd.spool import SpoolWriter
 from yprovd.tasks import TaskWatch
@@ -122,7 +125,13 @@ class NodeDaemon:
         self.schema_id = self.sampler.schema.id
         self.tasks = TaskWatch(root, self.config.run_id)
         self.look_for_tasks_at = 0.0
-        self.files = FileWorker(run_dir / "artifacts", self._on_facts)
+        self.masker = Masker(known_values(os.environ))
+        settings = self.config.settings
+        self.files = FileWorker(run_dir / "artifacts", self._on_facts, hash_limit=settings.hash_limit,
+                                masker=self.masker)
+        self.opened = OpenedFiles(root, str(run_dir)) if settings.opened_files else None
+        self.look_for_files_at, self.files_pause_s = 0.0, FIRST_S
+        self.written: list[dict[str, Any]] = []  # files that are complete when the run ends
         facts = node_facts(root)
         if told := devices.about(os.environ):
             facts["devices"] = told
@@ -228,6 +237,8 @@ class NodeDaemon:
             frames.append(self.packer.json(Kind.FACTS, self.facts.popleft()))
         if tasks := self._look_for_tasks():
             frames.append(self.packer.json(Kind.TASK, {"tasks": tasks}))
+        if self.opened is not None and time.monotonic() >= self.look_for_files_at:
+            frames += self._look_for_files(self.opened)
         if self.sender.pushed_out > self.lost_before:
             loss = {"pushed_out": self.sender.pushed_out, "why": "the collector did not answer"}
             self.lost_before = self.sender.pushed_out  # the gap in the numbers counts them; this says why
@@ -263,6 +274,19 @@ class NodeDaemon:
         self.look_for_tasks_at = now + TASKS_S
         return self.tasks.look(self.clock.mono_ns())
 
+    def _look_for_files(self, opened: OpenedFiles) -> list[bytes]:
+        """Files that the job has open now, as declarations; what is written is looked at when the run ends."""
+        self.look_for_files_at = time.monotonic() + self.files_pause_s
+        self.files_pause_s = min(2 * self.files_pause_s, EVERY_S)
+        frames = []
+        for row in opened.look(self.tasks.processes(), self.clock.mono_ns()):
+            if row["role"] == "output":
+                self.written.append(row)
+            else:
+                self.files.declare(self.packer.source, row)
+            frames.append(self.packer.json(Kind.FILE, self.masker.document(row)))
+        return frames
+
     def _take_messages(self, frames: list[bytes], riders: list[tuple[bytes, int]]) -> bool:
         sync = False
         for message in self.receiver.receive():
@@ -281,14 +305,25 @@ class NodeDaemon:
         good = []
         for data in message.frames:
             try:
-                for frame in frames_of(data):
-                    if frame.kind == Kind.FILE:
+                frames = frames_of(data)
+                for frame in frames:
+                    if frame.kind == Kind.SOURCE:
+                        self._learn_secrets(from_json(frame.payload))
+                    elif frame.kind == Kind.FILE:
                         self.files.declare(frame.source, from_json(frame.payload))
-            except (WireError, KeyError, TypeError):
+                data = masked_frames(frames, data, self.masker)
+            except (WireError, KeyError, TypeError, AttributeError):
                 self.receiver.malformed += 1
             else:
                 good.append(data)
         return good
+
+    def _learn_secrets(self, about: dict[str, Any]) -> None:
+        """Those that a process has in its environment and we have not: a script may have set them."""
+        pid, root = int(about["pid"]), self.config.root
+        if about.get("host") == self.about["host"] and carries_marker(pid, self.config.run_id, root):
+            with contextlib.suppress(OSError), open(os.path.join(root, "proc", str(pid), "environ"), "rb") as f:
+                self.masker.learn(values_of_process(f.read()))
 
     def _pass_on(self, acked: list[int]) -> None:
         """Tell the processes of the job that their frames are on disk."""
@@ -361,6 +396,8 @@ class NodeDaemon:
 
     def _finish_files(self) -> None:
         """What was declared is looked at; meanwhile frames are passed on, and the collector hears that we are here."""
+        for row in self.written:
+            self.files.declare(self.packer.source, row)
         left_s = min(FILES_S, max(0.2, self.vigil.left_s())) if self.vigil else FILES_S
         closing = threading.Thread(target=self.files.close, args=(left_s,), name="yprov-files-end", daemon=True)
         closing.start()

@@ -123,6 +123,7 @@ class Sampler:
         self._wake.set()
         self._wait(self._last, timeout_s)
         with self._lock:
+            self._last.set()  # also for threads that come late: nothing is read after it was closed
             self._generation += 1
             idle = [s for s in self._slots if not s.busy]
         for slot in self._slots:
@@ -250,9 +251,10 @@ class Sampler:
                     return
             go.wait()
             go.clear()
-            if self._last.is_set():
-                return
-            slot.busy = True
+            with self._lock:
+                if self._last.is_set():
+                    return
+                slot.busy = True
             self._read(slot)
 
     def watch(self) -> float:

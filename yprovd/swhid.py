@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 FILE, EXECUTABLE, LINK, FOLDER, COMMIT = b"100644", b"100755", b"120000", b"40000", b"160000"
 _BLOCK = 1 << 20
+_FOLDER_ID = re.compile(r"swh:1:dir:[0-9a-f]{40}")
 
 
 def content_digest(data: bytes) -> bytes:
@@ -57,6 +60,21 @@ def tree_digest(files: Iterable[tuple[bytes, bytes, bytes]]) -> bytes:
 def directory_id(files: Iterable[tuple[bytes, bytes, bytes]]) -> str:
     """`swh:1:dir:...` of `(path, mode, digest)`."""
     return f"swh:1:dir:{tree_digest(files).hex()}"
+
+
+def plain_id(files: Mapping[str, bytes]) -> str:
+    """`swh:1:dir:...` of files by their relative paths, each as a plain one: modes and links do not count."""
+    return directory_id((os.fsencode(path), FILE, digest) for path, digest in files.items())
+
+
+def stated_id(crate: Any) -> str | None:
+    """What the RO-Crate of an archive states of its content; None when it says nothing (it was made before there was
+    an identifier)."""
+    graph = crate.get("@graph") if isinstance(crate, dict) else None
+    entities = graph if isinstance(graph, list) else []
+    said = next((e.get("identifier") for e in entities if isinstance(e, dict) and e.get("@id") == "./"), None)
+    return next((i for i in (said if isinstance(said, list) else [said])
+                 if isinstance(i, str) and _FOLDER_ID.fullmatch(i)), None)
 
 
 def _sha1(*parts: bytes) -> bytes:

@@ -121,6 +121,10 @@ class TaskWatch:
             rows += self._opened(name, time_, now_ns)
         return rows
 
+    def processes(self) -> list[str]:
+        """The numbers of the run's processes that were seen at the last look, ranks or not."""
+        return sorted(self._keys, key=int)
+
     def ended(self, now_ns: int) -> list[dict[str, Any]]:
         """The tasks that have ended by now, those of which the kernel tells it. Two microseconds when there is none."""
         rows: list[dict[str, Any]] = []

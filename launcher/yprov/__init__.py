@@ -12,8 +12,16 @@ to stdout (`YPROV_STRICT=1` makes them raise, for tests). Importing this needs n
 first call that records something needs `pyzmq`.
 """
 
+from __future__ import annotations
+
 from yprov.client import Run
 from yprov.client import client as _client
+
+TYPE_CHECKING = False  # importing typing is slow
+if TYPE_CHECKING:
+    import os
+
+    from yprov.reading import RecordedRun
 
 context = _client.context
 current_run = _client.current_run
@@ -30,6 +38,20 @@ log_param = _client.log_param
 log_params = _client.log_params
 span = _client.span
 
+
+def open_run(path: str | os.PathLike[str] = "last", directory: str | os.PathLike[str] = "yprov-runs") -> RecordedRun:
+    """Open a recorded run to read it: its directory, a zip file of it, or, within `directory`, a part of its name or
+    `last`. See `yprov.reading.RecordedRun`. Unlike all the rest of this module it may raise (YprovError), and loads
+    numpy, zarr and xarray as they are needed.
+
+        with yprov.open_run("last") as run:
+            print(run.parameters, run.metrics("training"), run.energy("epoch"))
+    """
+    from yprov.reading import open_run as opened
+
+    return opened(path, directory)
+
+
 __all__ = [
     "Run",
     "context",
@@ -45,5 +67,6 @@ __all__ = [
     "log_model",
     "log_param",
     "log_params",
+    "open_run",
     "span",
 ]

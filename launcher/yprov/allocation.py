@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from yprov.capture import masked
 from yprov.runs import all_runs
 from yprovd import slurm
 from yprovd.config import RunConfig
 from yprovd.errors import YprovError
 from yprovd.processes import stat_fields
+from yprovd.secrets import Masker, masked
 
 #: How long the scheduler may take to tell about the job; in the background, beside the command.
 ASK_S = 20.0
@@ -26,9 +26,10 @@ REASON_S = 2.0
 _BATCH_SCRIPT, _JOB_TEXT = "batch-script.sh", "slurm-job.txt"
 
 
-def facts_of(job: Mapping[str, Any], source: Path) -> dict[str, Any]:
-    """What the scheduler tells about the job, with copies of its script and its own words in `source`. Blocks up to
-    `ASK_S`; never raises."""
+def facts_of(job: Mapping[str, Any], source: Path, masker: Masker | None = None) -> dict[str, Any]:
+    """What the scheduler tells about the job, with copies of its script and its own words in `source`, without
+    secrets. Blocks up to `ASK_S`; never raises."""
+    masker = masker or Masker()
     if job.get("scheduler") != "slurm":
         return {"name": job.get("scheduler", ""), **{k: v for k, v in job.items() if k != "scheduler"}}
     facts = slurm.describe(str(job["job_id"]), os.environ, timeout_s=ASK_S)
@@ -36,16 +37,19 @@ def facts_of(job: Mapping[str, Any], source: Path) -> dict[str, Any]:
     facts["missing"] = missing
     stored: dict[str, Any] = {}
     raw = facts.pop("raw", "")
-    facts = masked_facts(facts)
+    facts = masked_facts(facts, masker)
     try:
         source.mkdir(exist_ok=True)
         if raw:
-            (source / _JOB_TEXT).write_text(_masked_lines(raw), encoding="utf-8")
+            (source / _JOB_TEXT).write_text(masker.text(_masked_lines(raw)), encoding="utf-8")
             stored["job"] = _stored(source / _JOB_TEXT)
         if reason := slurm.batch_script(str(job["job_id"]), source / _BATCH_SCRIPT, timeout_s=ASK_S):
             missing["batch_script"] = reason
         else:
-            stored["batch_script"] = _stored(source / _BATCH_SCRIPT)
+            script = (source / _BATCH_SCRIPT).read_bytes()
+            kept = masker.data(script)
+            (source / _BATCH_SCRIPT).write_bytes(kept)
+            stored["batch_script"] = _stored(source / _BATCH_SCRIPT) | ({"masked": True} if kept is not script else {})
     except OSError as e:
         missing["batch_script"] = str(e.strerror)
     if not missing:
@@ -53,14 +57,15 @@ def facts_of(job: Mapping[str, Any], source: Path) -> dict[str, Any]:
     return {**facts, "stored": stored}
 
 
-def masked_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a job, without what looks like a secret: its command line holds what its script was called with."""
+def masked_facts(facts: Mapping[str, Any], masker: Masker | None = None) -> dict[str, Any]:
+    """Of a job, without what looks like a secret: its command line holds what its script was called with; its comment
+    may hold anything."""
     out = dict(facts)
     if out.get("command"):
         out["command"] = _masked(out["command"])
     if isinstance(out.get("other"), dict):
         out["other"] = {k: _masked(v) if k == "SubmitLine" else v for k, v in out["other"].items()}
-    return out
+    return dict((masker or Masker()).document(out))
 
 
 def _masked(command: Any) -> str:

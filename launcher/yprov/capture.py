@@ -1,35 +1,48 @@
-"""What the run is made of besides numbers: the script, the state of its git repository, who ran it and where.
-
-The user's repository is only read (`GIT_OPTIONAL_LOCKS=0`: not even its index is refreshed), under deadlines.
+"""What the run is made of besides numbers. The cheap part here, before the command starts: who, where, the environment
+and the modules. The rest (repository, packages, container) is found beside the command by a process of ours at the
+lowest priority, `yprov.capturing`, which `Capture` starts and listens to.
 """
 
 from __future__ import annotations
 
+import contextlib
 import getpass
-import hashlib
+import json
 import os
-import re
-import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-#: Variables that say how a job is laid out. An allow-list: values of others may be secrets.
-ENVIRONMENT = (
-    "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
-    "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CONDA_DEFAULT_ENV", "VIRTUAL_ENV", "LOADEDMODULES", "HOSTNAME", "LANG",
-    "SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_JOB_NUM_NODES", "SLURM_JOB_PARTITION",
-    "SLURM_NTASKS",
+from yprov.daemons import clean_environment
+from yprovd.secrets import HIDDEN, Masker
+from yprovd.shapes import is_secret
+
+#: Variables that say how a job is laid out and what its libraries do. An allow-list: values of others may be secrets.
+ENVIRONMENT = frozenset((
+    "PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LIBRARY_PATH", "CPATH", "VIRTUAL_ENV", "CONDA_DEFAULT_ENV",
+    "CONDA_PREFIX", "CONDA_EXE", "LOADEDMODULES", "_LMFILES_", "MODULEPATH", "HOSTNAME", "LANG", "LC_ALL", "TZ",
+    "SHELL", "TMPDIR", "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK",
+    "MASTER_ADDR", "MASTER_PORT", "HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE",
+    "TRANSFORMERS_CACHE", "TRANSFORMERS_OFFLINE", "TOKENIZERS_PARALLELISM", "WANDB_MODE", "WANDB_PROJECT",
+    "WANDB_ENTITY", "ENROOT_ROOTFS", "CH_RUNNING", "CC", "CXX",
+))
+_PREFIXES = (
+    "NCCL_", "RCCL_", "FI_", "MPICH_", "OMPI_", "UCX_", "UCC_", "I_MPI_", "PMI_", "PMIX_", "PALS_", "GLOO_", "OMP_",
+    "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "BLIS_", "HSA_", "HIP_", "ROCM_", "ROCR_", "MIOPEN_", "AMD_", "CUDA_",
+    "CUDNN_", "CUBLAS_", "NVIDIA_", "NVTE_", "GPU_", "PYTHON", "TORCH", "PYTORCH_", "TRITON_", "TF_", "XLA_", "JAX_",
+    "ACCELERATE_", "DS_", "DEEPSPEED_", "MEGATRON_", "SLURM_", "PBS_", "LSB_", "FLUX_", "SINGULARITY", "APPTAINER",
+    "SHIFTER_", "CRAY_", "PE_", "LMOD_SYSTEM", "UV_", "PIXI_", "RAY_",
 )
+#: Longer values are cut.
+_LONGEST_VALUE = 8192
 _SCRIPTS = (".py", ".sh", ".bash", ".R", ".jl", ".pl")
-_ASSIGNMENT = re.compile(r"([\w.-]+)=('[^']*'|\"[^\"]*\"|[^\s;&|'\"]+)")
-#: Tokens that are no secret: those of language models (`--pad-token`).
-_PLAIN_TOKENS = ("pad", "eos", "bos", "unk", "mask", "sep", "cls", "image")
-_DIFF_LIMIT = 16 << 20
-_GIT_S = 10.0
+#: How long the command waits for the state of its code, so that what it changes itself is none of it; the daemons
+#: need that time anyway. And how long the end of the run waits for what is unfinished.
+BEFORE_S, AFTER_S = 0.3, 1.5
 
 
 def script_of(command: Sequence[str], cwd: Path) -> Path | None:
@@ -59,97 +72,101 @@ def user() -> str:
         return str(os.getuid())  # a container whose passwd does not know us
 
 
-def is_secret(name: str) -> bool:
-    """Whether the value of an option or a variable of this name is to be kept out of the record."""
-    *before, last = re.split(r"[-_.]+", name.lower().lstrip("-"))
-    front = before[-1] if before else ""
-    if last == "token":
-        return front not in _PLAIN_TOKENS
-    if last == "key":
-        return front in ("api", "access", "private", "secret")
-    return last.endswith(("password", "passwd", "secret", "apikey")) or last in ("credential", "credentials")
+def environment_of(environ: Mapping[str, str], masker: Masker) -> dict[str, str]:
+    """The variables of the allow-list, without secrets."""
+    kept = {name: value for name, value in environ.items() if name in ENVIRONMENT or name.startswith(_PREFIXES)}
+    return {name: HIDDEN if is_secret(name) and value else masker.text(value)[:_LONGEST_VALUE]
+            for name, value in sorted(kept.items())}
 
 
-def masked(command: Sequence[str]) -> list[str]:
-    """The command line without what looks like a secret: `--api-key X`, `TOKEN=X`, also within a `bash -c`."""
-    out: list[str] = []
-    for i, word in enumerate(command):
-        if i and command[i - 1].startswith("-") and is_secret(command[i - 1]) and not word.startswith("-"):
-            out.append("***")
-        else:
-            out.append(_ASSIGNMENT.sub(lambda m: f"{m[1]}=***" if is_secret(m[1]) else m[0], word))
-    return out
+def modules_of(environ: Mapping[str, str]) -> dict[str, list[str]]:
+    """{names, files} of the loaded modules (Lmod, Environment Modules; a long list of files comes in pieces)."""
+    pieces = sorted(k for k in environ if k.startswith("_LMFILES_") and k[9:].isdecimal())
+    files = environ.get("_LMFILES_") or "".join(environ[k] for k in pieces)
+    names = [n for n in environ.get("LOADEDMODULES", "").split(":") if n]
+    return {"names": names, "files": [f for f in files.split(":") if f]} if names else {}
 
 
-def about_run(environ: Mapping[str, str]) -> dict[str, Any]:
+def about_run(environ: Mapping[str, str], masker: Masker) -> dict[str, Any]:
     """The cheap part of the RUN record, written before the command starts."""
+    modules = modules_of(environ)
     return {
         "started_ns": time.time_ns(), "user": user(), "uid": os.getuid(), "host": os.uname().nodename,
-        "python": sys.version.split()[0],
-        "environment": {name: environ[name] for name in ENVIRONMENT if name in environ},
+        "python": sys.version.split()[0], "environment": environment_of(environ, masker),
+        **({"modules": modules} if modules else {}),
     }
 
 
-def code_of(command: Sequence[str], cwd: Path, source: Path) -> dict[str, Any]:
-    """The part that takes a while: the script and the git state of its folder; copies go to `source`. For a thread."""
-    code: dict[str, Any] = {}
-    script = script_of(command, cwd)
-    if script is not None:
-        code["script"] = _store(script, source)
-    folder = script.parent if script is not None else cwd
-    git = shutil.which("git")
-    if git is None:
-        return code
-    commit = _git(git, folder, "rev-parse", "HEAD")
-    if commit is None:
-        return code
-    code["commit"] = commit.decode().strip()
-    for key, words in (("branch", ("rev-parse", "--abbrev-ref", "HEAD")),
-                       ("remote", ("config", "--get", "remote.origin.url")),
-                       ("root", ("rev-parse", "--show-toplevel"))):
-        answer = _git(git, folder, *words)
-        if answer:
-            code[key] = _without_password(answer.decode("utf-8", "replace").strip())
-    status = _git(git, folder, "status", "--porcelain", "--untracked-files=no")
-    code["dirty"] = bool(status)
-    if status:
-        diff = _git(git, folder, "diff", "--binary", "--no-color", "--no-ext-diff", "HEAD")
-        if diff is not None and len(diff) <= _DIFF_LIMIT:
-            source.mkdir(exist_ok=True)
-            (source / "code.diff").write_bytes(diff)
-            code["diff"] = {"path": "source/code.diff", "sha256": hashlib.sha256(diff).hexdigest(), "bytes": len(diff)}
-    return code
+class Capture:
+    """The process that finds the rest, beside the command. `sink` gets parts of the RUN record, from a thread."""
+
+    def __init__(
+        self, run_dir: Path, argv: Sequence[str], cwd: Path, run_id: str, hash_limit: int,
+        sink: Callable[[dict[str, Any]], object],
+    ) -> None:
+        """To be called by the main thread: the process ends with the thread that started it. Does not raise."""
+        self._sink = sink
+        self._code_known = threading.Event()
+        self._done: set[str] = set()
+        self._began = time.monotonic()
+        self._child: subprocess.Popen[bytes] | None = None
+        job = {"run_dir": str(run_dir), "argv": list(argv), "cwd": str(cwd), "run_id": run_id, "hash_limit": hash_limit,
+               "begun_ns": time.time_ns(), "parent": os.getpid()}
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-m", "yprov.capturing"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL, env=clean_environment(), cwd="/", start_new_session=True)
+            assert self._child.stdin is not None
+            self._child.stdin.write(json.dumps(job).encode() + b"\n")
+            self._child.stdin.flush()
+        except OSError as e:
+            sink({"capture": {"reason": f"the process that looks at the code could not be started: {e.strerror}"}})
+            self._code_known.set()
+        self._thread = threading.Thread(target=self._listen, name="yprov-capture", daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        if self._child is None or self._child.stdout is None:
+            return
+        for line in self._child.stdout:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                said = json.loads(line)
+                self._done.update(said["done"])
+                if said["part"]:
+                    self._sink(said["part"])
+                if "changes" in self._done:
+                    self._code_known.set()
+        self._code_known.set()
+
+    def wait_for_code(self, timeout_s: float = BEFORE_S) -> None:
+        """Until the state of the code is known, `timeout_s` at most."""
+        self._code_known.wait(timeout_s)
+
+    def finish(self, timeout_s: float = AFTER_S) -> None:
+        """The command has ended: what is not known within `timeout_s` is told as unfinished."""
+        if self._child is None:
+            return
+        with contextlib.suppress(OSError):
+            if self._child.stdin is not None:
+                self._child.stdin.close()
+        self._thread.join(timeout_s)
+        self.stop()
+        self._thread.join(1.0)
+        if self._child.stdout is not None and not self._thread.is_alive():
+            self._child.stdout.close()
+        left = [s for s in STEPS if s not in self._done]
+        about: dict[str, Any] = {"seconds": round(time.monotonic() - self._began, 3)}
+        if left:
+            about["unfinished"] = dict.fromkeys(left, "the run ended before it was looked at")
+        self._sink({"capture": about})
+
+    def stop(self) -> None:
+        """End it, and what it has started, now."""
+        if self._child is not None:
+            with contextlib.suppress(OSError):
+                os.killpg(self._child.pid, 9)
+            self._child.wait()
 
 
-def _store(script: Path, source: Path) -> dict[str, Any]:
-    about: dict[str, Any] = {"path": str(script)}
-    try:
-        data = script.read_bytes()
-    except OSError as e:
-        return {**about, "reason": e.strerror}
-    about["sha256"] = hashlib.sha256(data).hexdigest()
-    if len(data) <= _DIFF_LIMIT:
-        source.mkdir(exist_ok=True)
-        (source / script.name).write_bytes(data)
-        about["stored"] = f"source/{script.name}"
-    return about
-
-
-def _git(git: str, folder: Path, *words: str) -> bytes | None:
-    """What git says, None when it fails or takes too long."""
-    environ = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
-    try:
-        done = subprocess.run([git, "-C", str(folder), *words], capture_output=True, timeout=_GIT_S, env=environ,
-                              stdin=subprocess.DEVNULL, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
-
-
-def _without_password(remote: str) -> str:
-    """https://user:token@host/x -> https://host/x"""
-    scheme, separator, rest = remote.partition("://")
-    if not separator:
-        return remote
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+#: What `yprov.capturing` does, in this order.
+STEPS = ("script", "changes", "packages", "locks", "unpushed", "container", "logs")

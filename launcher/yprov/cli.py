@@ -66,6 +66,11 @@ def run(
     scheduler: Annotated[str | None, typer.Option(help="Where daemons go: auto, none (this machine), slurm...")] = None,
     launch_with: Annotated[str | None, typer.Option(help="What starts one process per node: 'mpirun -N 1'.")] = None,
     interface: Annotated[str | None, typer.Option(help="Network interface of the collector (hsn0).")] = None,
+    carbon: Annotated[str | None, typer.Option(
+        metavar="COUNTRY|G", help="The electricity's, for CO2e: a country (DE) or g CO2e/kWh (120).")] = None,
+    pue: Annotated[float | None, typer.Option(help="Power of the data centre over that of its computers.")] = None,
+    opened_files: Annotated[bool | None, typer.Option("--opened-files", help="Note the files that it opens.")] = None,
+    hash_limit: Annotated[str | None, typer.Option(help="Larger files get no checksum (default: 4GiB).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No summary at the end.")] = False,
     root: Annotated[str, typer.Option(hidden=True, help="Directory that holds `proc` and `sys`.")] = "/",
 ) -> None:
@@ -81,6 +86,8 @@ def run(
         "name": name, "experiment": experiment, "dir": directory, "interval": interval, "inputs": inputs,
         "outputs": outputs, "tags": tags, "disable": disable, "keep_spool": keep_spool,
         "scheduler": scheduler, "launch_with": launch_with, "interface": interface,
+        "carbon": carbon, "pue": pue,
+        "opened_files": opened_files, "hash_limit": hash_limit,
     })
     from yprov.placement import check
     from yprov.wrapper import Wrapper, find_program
@@ -168,7 +175,8 @@ def stitch(
         _print_json({"directory": str(run_dir), "made": done.made, "state": state, "reason": done.reason,
                      "damaged_bytes": done.damaged_bytes, "lost_frames": done.lost_frames})
     else:
-        print(f"{run_dir}: {state}" + ("" if done.made else " (the archive was complete already)"))
+        print(f"{run_dir}: " + ("the archive is made" if done.made else "the archive was complete already")
+              + f"; state of the run: {state}" + (f" ({done.reason})" if done.reason else ""))
         if done.damaged_bytes or done.lost_frames:
             print(f"  {done.damaged_bytes} bytes damaged, {done.lost_frames} frames lost")
 
@@ -204,11 +212,11 @@ def show(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json = Fa
     Example:  yprov show last
     """
     from yprov.runs import find, view
-    from yprov.summary import facts, lines
+    from yprov.summary import facts, identifiers, lines
 
     seen = view(find(run, directory))
     if as_json:
-        _print_json(facts(seen))
+        _print_json({**facts(seen), **identifiers(seen)})
     else:
         print("\n".join(lines(seen)))
     if seen.state == "not stitched":
@@ -240,25 +248,87 @@ def list_runs(directory: Dir = "yprov-runs", as_json: Json = False) -> None:
 
 
 @app.command()
-def validate(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json = False) -> None:
+def validate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, a part of its name, `last`, or a file "
+                                                           "with a PROV document.")] = "last",
+    directory: Dir = "yprov-runs", as_json: Json = False,
+) -> None:
     """Check that the archive is what it claims: PROV-JSON, crate and checksums, series and their statistics.
 
-    Example:  yprov validate last
+    A file (.json .provn .xml .ttl .trig .rdf .jsonld), of whatever program, is checked against PROV-CONSTRAINTS only.
+
+    Examples:  yprov validate last  |  yprov validate provenance.json
     """
     from yprov.runs import find
     from yprovd.config import PROV_FILE
-    from yprovd.stitch.validate import validate_run
+    from yprovd.stitch.validate import validate_file, validate_run
 
-    run_dir = find(run, directory)
-    if not (run_dir / PROV_FILE).is_file():
-        raise YprovError(f"`{run_dir}` has no archive yet", hint=f"yprov stitch {run_dir}")
-    with _Progress("checking the archive"):
-        problems = validate_run(run_dir)
-    if as_json:
-        _print_json({"directory": str(run_dir), "valid": not problems, "problems": problems})
+    what = Path(run)
+    if is_file := run != "last" and what.is_file():
+        with _Progress("checking the document"):
+            problems = validate_file(what)
     else:
-        print("\n".join(problems) if problems else f"{run_dir}: valid")
+        what = find(run, directory)
+        if not (what / PROV_FILE).is_file():
+            raise YprovError(f"`{what}` has no archive yet", hint=f"yprov stitch {what}")
+        with _Progress("checking the archive"):
+            problems = validate_run(what)
+    if as_json:
+        _print_json({"file" if is_file else "directory": str(what), "valid": not problems, "problems": problems})
+    else:
+        print("\n".join(problems) if problems else f"{what}: valid")
     raise typer.Exit(1 if problems else 0)
+
+
+@app.command("id")
+def identify_run(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json = False) -> None:
+    """The identifiers of a run and of what its archive, or a zip file of it, holds. Status 1: not what it states.
+
+    Examples:  yprov id last  |  yprov id run.zip
+    """
+    from yprov.identifying import identify
+
+    with _Progress("reading the archive"):
+        found = identify(run, directory)
+    if as_json:
+        _print_json(found)
+    else:
+        print("\n".join(filter(None, [found["urn"], found["content_id"]])))
+    if not found["same"]:
+        print(f"the crate states {found['stated']}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    run: RunArg,
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="provn, xml, ttl, rdf, jsonld (PROV); dot, svg "
+                                    "(graph); netcdf, parquet, csv (series); zip (all of it).")],
+    output: Annotated[str | None, typer.Option(
+        "-o", "--output", metavar="FILE", help="Where to (default: ./NAME.FORMAT); `-`: stdout, for text.")] = None,
+    groups: Annotated[list[str] | None, typer.Option("--group", help="Series: gpu, metrics... (repeatable).")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Graph: every record, nothing folded.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also over what exists.")] = False,
+    directory: Dir = "yprov-runs", as_json: Json = False,
+) -> None:
+    """A run in the formats of others: PROV documents, a graph, tables, NetCDF, or one zip file. Prints its path.
+
+    Examples:  yprov export last --to svg  |  yprov export last --to csv --group gpu  |  yprov export last --to zip
+    """
+    from yprov.export import export as write
+    from yprov.export import text_of
+    from yprov.reading import open_run
+
+    with _Progress("opening the run") as progress, open_run(run, directory) as opened:
+        if output == "-":
+            sys.stdout.buffer.write(text_of(opened, to, groups=groups or [], full=full, progress=progress))
+            return
+        done = write(opened, to, output, groups=groups or [], full=full, force=force, progress=progress)
+        if as_json:
+            _print_json({"directory": str(opened.directory), "format": to, "path": str(done.path),
+                         "files": [str(f) for f in done.files], "bytes": done.bytes})
+        else:
+            print(done.path)
 
 
 @app.command("import")
@@ -399,6 +469,7 @@ def _probe(root: str, seconds: float, anonymous: bool) -> tuple[dict[str, Any], 
     """The documents of `doctor`, with the path of the report."""
     from yprov import doctor as room
     from yprov import probe
+    from yprov.readiness import checks
 
     probe.ensure_writable(Path())
     print(f"yprov: looking at this node for {seconds:g} s and a little more; Ctrl-C ends it early, with what there is",
@@ -406,7 +477,7 @@ def _probe(root: str, seconds: float, anonymous: bool) -> tuple[dict[str, Any], 
     with probe.ended_by_signals() as stop, _own_stdout(), _Progress("opening the sources") as progress:
         seen = probe.take(root, seconds, stop=stop, anonymous=anonymous, progress=progress)
     path = probe.write(seen, Path())
-    doc = {"host": seen["host"], "sources": seen["sources"], "checks": room.checks(), "report": str(path)}
+    doc = {"host": seen["host"], "sources": seen["sources"], "checks": checks(), "report": str(path)}
     return doc, [*room.lines(doc), "", *probe.lines(seen), "", str(path)]
 
 

@@ -23,8 +23,11 @@ class Discretion:
         homes = {h for h in (os.environ.get("HOME"), me.pw_dir if me else "") if h and h != "/"}
         self._patterns = [(re.compile(rf"(?<![\w./~-]){re.escape(home)}(?![\w-])"), "~")
                           for home in sorted(homes, key=len)[::-1]]
-        self._patterns += [(re.compile(rf"(?<=/){re.escape(name)}(?![\w-])"), "USER") for name in names - {"root"}]
+        # In paths, also as a part of a name (`/scratch/me-data`, `user-me.slice`); elsewhere it may be a word of ours.
+        self._names = [re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])")
+                       for name in sorted(names - {"root"}, key=len)[::-1]]
         self._key = (read_word("/etc/machine-id") or secrets.token_hex()).encode()
+        self._anonymous = anonymous
         if anonymous:
             host = os.uname().nodename
             names_of_host = {host, host.partition(".")[0]}
@@ -43,14 +46,21 @@ class Discretion:
     def text(self, text: str) -> str:
         for pattern, other in self._patterns:
             text = pattern.sub(other, text)
+        for pattern in self._names if "/" in text else ():
+            text = pattern.sub("USER", text)
         return self._serial.sub(lambda m: f"{m[1]}-{self._hash(m[0])}", text)
+
+    def _number(self, number: Any) -> Any:
+        """Of the hardware: which links join GPUs is told by which of these are the same."""
+        return self._hash(str(number)) if str(number).strip("0x") else number
 
     def document(self, value: Any) -> Any:
         """All its texts, also the keys of objects: some are devices."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
-            return {self.text(k): self.document(v) for k, v in value.items()}
+            return {self.text(k): self._number(v) if self._anonymous and k.endswith("hive_id") else self.document(v)
+                    for k, v in value.items()}
         if isinstance(value, list | tuple):
             return [self.document(v) for v in value]
         return value

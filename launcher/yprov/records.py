@@ -13,6 +13,7 @@ from yprovd.clock import SystemClock
 from yprovd.config import SPOOL_DIR
 from yprovd.errors import SpoolFull
 from yprovd.processes import about_source
+from yprovd.secrets import Masker
 from yprovd.spool import SpoolWriter
 from yprovd.wire import Kind, Packer, new_source
 
@@ -21,9 +22,10 @@ _RESERVE = 64 << 10
 
 
 class LauncherSpool:
-    """Written at once, synced to disk."""
+    """Written at once, synced to disk; without what `masker` knows as a secret."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, masker: Masker | None = None) -> None:
+        self._masker = masker or Masker()
         folder = run_dir / SPOOL_DIR
         self._packer = Packer(new_source(), SystemClock())
         self._writer = SpoolWriter(folder / f"launcher-{os.getpid()}.spool")
@@ -42,6 +44,7 @@ class LauncherSpool:
 
     def write(self, kind: int, value: Mapping[str, Any]) -> bool:
         """Also from threads. When the disk is full, the room kept back is used; False when even that is gone."""
+        value = self._masker.document(dict(value))
         with self._lock:
             if self._closed:
                 return False  # a thread that was not waited for

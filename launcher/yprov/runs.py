@@ -17,22 +17,25 @@ from typing import Any
 
 import psutil
 
-from yprov.capture import masked, name_of
+from yprov.capture import name_of
 from yprov.placement import Placement
 from yprovd import __version__
 from yprovd.config import PROV_FILE, RUN_FILE, SPOOL_DIR, RunConfig, Settings
 from yprovd.errors import YprovError
 from yprovd.processes import boot_id, process_id, short_name
+from yprovd.secrets import Masker, masked
 from yprovd.spool import is_being_written, spool_files
 
 
 def create(
-    settings: Settings, command: Sequence[str], *, root: str = "/", placement: Placement | None = None
+    settings: Settings, command: Sequence[str], *, root: str = "/", placement: Placement | None = None,
+    masker: Masker | None = None,
 ) -> tuple[Path, RunConfig]:
-    """Make the run's directory, its `run.json` and, without a placement, the directory of its sockets. Raises
-    YprovError."""
+    """Make the run's directory, its `run.json` and, without a placement, the directory of its sockets. What the
+    configuration holds of secrets is masked in it. Raises YprovError."""
+    masker = masker or Masker()
     run_id = str(uuid.uuid4())
-    name = settings.name or name_of(command)
+    name = masker.text(settings.name or name_of(command))
     now = time.time_ns()
     stamp = datetime.fromtimestamp(now / 1e9, UTC).strftime("%Y%m%dT%H%M%SZ")
     slug = slug_of(name)
@@ -43,7 +46,9 @@ def create(
         run_dir.mkdir(mode=0o700)
         (run_dir / SPOOL_DIR).mkdir()
         (run_dir / "logs").mkdir()
-        return run_dir, _describe(run_dir, run_id, name, now, settings, command, root, placement)
+        shown = settings.without_secrets(masker)
+        words = tuple(masked(command, masker))
+        return run_dir, _describe(run_dir, run_id, name, now, shown, words, masker.text(os.getcwd()), root, placement)
     except OSError as e:
         raise YprovError(f"cannot make a run in `{parent}`: {e.strerror}",
                          hint="yprov run --dir DIRECTORY -- COMMAND   with a directory that you may write to") from None
@@ -60,7 +65,7 @@ def slug_of(name: str) -> str:
 
 
 def _describe(
-    run_dir: Path, run_id: str, name: str, now: int, settings: Settings, command: Sequence[str], root: str,
+    run_dir: Path, run_id: str, name: str, now: int, settings: Settings, command: Sequence[str], cwd: str, root: str,
     placement: Placement | None,
 ) -> RunConfig:
     """The run's configuration, also as `run.json`. The sockets' directory is made last, so that nothing is left."""
@@ -69,7 +74,7 @@ def _describe(
     if placement is not None:
         placed = {"nodes": placement.nodes, "job": placement.job, "grace_s": placement.grace_s}
     config = RunConfig(
-        run_id=run_id, name=name, created_ns=now, command=tuple(masked(command)), cwd=os.getcwd(),
+        run_id=run_id, name=name, created_ns=now, command=tuple(command), cwd=cwd,
         runtime_dir=_node_local(run_id) if placement else _runtime_dir(run_id), settings=settings, root=root,
         software=__version__, **placed,
         launcher={"host": os.uname().nodename, "boot_id": boot_id(), "pid": os.getpid(),

@@ -12,13 +12,16 @@ from yprovd.sensors import SENSORS
 
 
 def resolve(file: Path | None, options: Mapping[str, Any]) -> Settings:
-    """`options`: as the keys of Settings, None where not given; tags as `K=V`. Raises YprovError."""
+    """`options`: as the keys of Settings, None where not given; tags as `K=V`, carbon as a country or g CO2e per kWh,
+    and `pue`. Raises YprovError."""
     data = _read(file) if file is not None else {}
     given = {k: v for k, v in options.items() if v is not None and v != []}
     if file is not None:
         Settings.from_mapping(data, where=f"`{file}`", sensors=SENSORS)  # its own mistakes carry its own name
     if "tags" in given:
         given["tags"] = {**data.get("tags", {}), **_tags(given["tags"])}
+    if "carbon" in given or "pue" in given:
+        given["carbon"] = _carbon(data.get("carbon", {}), given.get("carbon"), given.pop("pue", None))
     settings = Settings.from_mapping({**data, **given}, where="options", sensors=SENSORS)
     if not settings.experiment:
         try:
@@ -44,6 +47,18 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise YprovError(f"`{file}` must hold settings, `name: value`", hint="interval: 0.5")
     return data
+
+
+def _carbon(in_file: Mapping[str, Any], grid: str | None, pue: float | None) -> dict[str, Any]:
+    """An option takes the place of all that the file says of the grid: that was of another one."""
+    carbon = dict(in_file)
+    if grid is not None:
+        try:
+            said: dict[str, Any] = {"intensity": float(grid)}
+        except ValueError:
+            said = {"country": grid}
+        carbon = {**said, **{k: v for k, v in carbon.items() if k == "pue"}}
+    return carbon if pue is None else {**carbon, "pue": pue}
 
 
 def _tags(given: list[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from yprov.identifying import stated_in, urn_of
 from yprov.runs import RunView, plain
 
 _MOST_METRICS = 8
@@ -54,6 +55,7 @@ def facts(view: RunView) -> dict[str, Any]:
         "energy_coverage": energy.get("coverage"), "shared": bool(energy.get("shared")),
         "not_covered": str(energy.get("notCovered") or "").splitlines(),
         "energy_notes": str(energy.get("energyNotes") or "").splitlines(),
+        "co2e_g": energy.get("co2eGrams"), "co2e_text": energy.get("co2eText"),
         **_gpu(run), "gpu_energy_method": energy.get("gpuEnergyMethod"),
         "gpu_energy_scope": energy.get("gpuEnergyScope"), "gpu_energy_coverage": energy.get("gpuCoverage"),
         "cpu_s": run.get("cpuSeconds"), "peak_memory_bytes": run.get("peakMemoryBytes"),
@@ -101,6 +103,7 @@ def lines(view: RunView) -> list[str]:
     row("dark", "; ".join(reasons[:_MOST_REASONS]
                           + ([f"and {len(reasons) - _MOST_REASONS} more"] if len(reasons) > _MOST_REASONS else [])))
     row("energy", _energy(f))
+    row("carbon", str(f["co2e_text"] or ""))
     row("gpu", _gpu_text(f))
     for note in f["energy_notes"][:_MOST_REASONS]:
         row("meter", note)
@@ -129,8 +132,15 @@ def lines(view: RunView) -> list[str]:
     lost = f["lost"]
     if any(lost.values()):
         row("lost", ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in lost.items() if n))
+    row("id", stated_in(view.directory) or "")
     row("run", f["directory"])
     return out
+
+
+def identifiers(view: RunView) -> dict[str, Any]:
+    """`urn`, `content_id`: what `yprov show --json` prints beside `facts`; read from the crate, so not for every run of
+    a list."""
+    return {"urn": urn_of(view.config.run_id), "content_id": stated_in(view.directory)}
 
 
 def _values(values: dict[str, Any]) -> str:

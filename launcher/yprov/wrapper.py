@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from yprov import allocation
 from yprov import command as commands
-from yprov.capture import about_run, code_of
+from yprov.capture import Capture, about_run
 from yprov.daemons import Daemons, clean_environment
 from yprov.placement import Placement
 from yprov.placement import find as find_placement
@@ -32,6 +32,7 @@ from yprovd.config import SPOOL_DIR, RunConfig, Settings
 from yprovd.errors import YprovError
 from yprovd.files import FileWorker
 from yprovd.processes import MARKER, job_processes, short_name
+from yprovd.secrets import Masker, known_values, values_of_command
 from yprovd.wire import Kind
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Wrapper:
     def __init__(self, settings: Settings, argv: Sequence[str], *, root: str = "/") -> None:
         self.settings = settings
         self.argv = list(argv)
+        self.masker = Masker(known_values(os.environ) | values_of_command(argv))
         self.root = root
         self.killed = False      # by a second Ctrl-C
         self.own_protocol = False
@@ -98,37 +100,39 @@ class Wrapper:
             raise YprovError(f"only {allowed} open files are allowed here, and a run needs {FILES_NEEDED}",
                              hint=f"ulimit -n {4 * FILES_NEEDED}")
         placement = find_placement(self.settings, os.environ, self.argv)
-        self.run_dir, self.config = create(self.settings, self.argv, root=self.root, placement=placement)
+        self.run_dir, self.config = create(self.settings, self.argv, root=self.root, placement=placement,
+                                           masker=self.masker)
         refused = self._start_daemons(placement)
         try:
-            self.spool = LauncherSpool(self.run_dir)
+            self.spool = LauncherSpool(self.run_dir, self.masker)
         except OSError as e:
             self.daemons.close()
             raise YprovError(f"cannot set up a run in `{self.run_dir}`: {e.strerror}",
                              hint="is there room on its disk, and for more files and processes (ulimit -a)?") from None
-        cwd = Path(self.config.cwd)
-        config = self.config.to_json()
-        self.spool.write(Kind.RUN, {"config": config, **about_run(os.environ)})
-        capture = threading.Thread(target=self._capture, args=(cwd,), name="yprov-capture", daemon=True)
-        capture.start()
-        files = FileWorker(self.run_dir / "artifacts", self._on_facts)
+        self.spool.write(Kind.RUN, {"config": self.config.to_json(), **about_run(os.environ, self.masker)})
+        capture = Capture(self.run_dir, self.argv, Path.cwd(), self.config.run_id, self.settings.hash_limit,
+                          lambda part: self.spool.write(Kind.RUN, part))
+        files = FileWorker(self.run_dir / "artifacts", self._on_facts, hash_limit=self.settings.hash_limit,
+                           masker=self.masker)
         self._declare(files, "input", self.settings.inputs)
         if placement is not None:
             self._in_allocation()
         elif told := allocation.told_by_environment(os.environ):
             self.spool.write(Kind.RUN, {"scheduler": told})
         self._call_the_roll(refused)
+        capture.wait_for_code()
         self._run_command()
         self._end()
         self._declare(files, "output", self.settings.outputs)
         if self.killed:
+            capture.finish(0.0)
             self._reap()
             self.spool.close()
             self.daemons.let_go()
             say(f"stopped; the archive is being made in {show_path(self.run_dir)}\n"
                 f"next: yprov stitch {show_path(self.run_dir)}")
             return self.status
-        self._wait_for(capture, 10.0)
+        capture.finish()
         if self.asking is not None:
             self._wait_for(self.asking, ASK_S)
             if self.asking.is_alive():
@@ -231,7 +235,7 @@ class Wrapper:
             if told := allocation.told_by_environment(os.environ):
                 told.pop("missing", None)
                 self.spool.write(Kind.RUN, {"scheduler": told})
-            facts = allocation.facts_of(job, self.run_dir / "source")
+            facts = allocation.facts_of(job, self.run_dir / "source", self.masker)
             self.spool.write(Kind.RUN, {"scheduler": facts})
 
         if job:
@@ -243,7 +247,8 @@ class Wrapper:
 
     def _record(self, kind: int, value: Mapping[str, Any]) -> None:
         if not self.spool.write(kind, value):
-            self._trouble(f"cannot write to `{self.run_dir / SPOOL_DIR}`: no space left on the disk?")
+            self._trouble(f"cannot write to `{self.run_dir / SPOOL_DIR}`: is the disk full, or a limit reached (quota, "
+                          "ulimit -f)?")
 
     def _on_facts(self, facts: dict[str, Any]) -> None:
         self._record(Kind.FACTS, facts)
@@ -255,16 +260,8 @@ class Wrapper:
             path = os.path.abspath(given)
             declared = {"t": time.monotonic_ns(), "role": role, "path": path, "name": os.path.basename(path),
                         "copy": False}
-            self._record(Kind.FILE, declared)
+            self._record(Kind.FILE, declared)  # masked; the worker needs the real path
             files.declare(self.spool.source, declared)
-
-    def _capture(self, cwd: Path) -> None:
-        try:
-            code = code_of(self.argv, cwd, self.run_dir / "source")
-        except OSError as e:
-            code = {"reason": str(e)}
-        if code:
-            self.spool.write(Kind.RUN, {"code": code})
 
     # -- the command -----------------------------------------------------------------------------------------------
 

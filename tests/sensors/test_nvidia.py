@@ -279,12 +279,12 @@ def test_counters_of_errors_and_bytes_are_read_every_ten_seconds(node, sensor, v
         return {name for name in slow if not math.isnan(value(nvidia, read, name, UUIDS[0]))}
 
     assert have() == set(slow)
-    clock.now = 9.9
+    clock.now = 9.0
     assert have() == set()
-    clock.now = 10.0
+    clock.now = 9.99  # of an interval of 10 s, a tick that is a little early
     assert have() == set(slow)
     node.set("corrected", 0, 3.0)
-    clock.now = 20.0
+    clock.now = 19.98
     read = nvidia.read()
     assert value(nvidia, read, "hw.errors.corrected", UUIDS[0]) == 3
     transmit, receive = (value(nvidia, read, f"hw.gpu.nvlink.{way}", UUIDS[0]) for way in ("transmit", "receive"))
@@ -317,9 +317,11 @@ def test_the_jobs_processes_every_thirty_seconds(node, sensor, value, clock):
     clock.now = 5.0
     assert processes(0) == [2, 4 * GIB]
     assert all(math.isnan(v) for v in processes(0))
-    clock.now = 35.0
+    clock.now = 34.0
+    assert all(math.isnan(v) for v in processes(1))
+    clock.now = 34.99
     assert processes(1) == [0, 0]
-    clock.now = 65.0
+    clock.now = 64.98
     count, memory = processes(2)
     assert (count, math.isnan(memory)) == (1, True)  # the driver does not tell how much
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from tests.slurm_metadata.answers import FIXTURES, Commands, variables
 from yprov.allocation import facts_of
 from yprovd import slurm
 from yprovd.errors import YprovError
+from yprovd.secrets import Masker
 from yprovd.slurm.commands import run
 
 #: A command that hangs, and what it starts with it; both are told by their pids.
@@ -284,3 +286,26 @@ def test_what_looks_like_a_secret_in_a_jobs_command_line_is_masked_wherever_it_i
     kept = json.dumps(facts) + "".join(p.read_text() for p in (tmp_path / "source").iterdir())
     assert "sesame" not in kept
     assert "mellon" not in kept
+
+
+def test_secrets_in_a_jobs_comment_and_batch_script_are_masked_and_it_is_said(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (FIXTURES / "23.02/job.txt").read_text()
+    token = "ghp_0123456789abcdefghij0123456789abcdef"
+    text = re.sub(r"\n *Comment=[^\n]*", "", text)
+    (tmp_path / "shown").write_text(f"{text.rstrip()}\n   Comment=use {token} or known-value-1\n")
+    (tmp_path / "script").write_text(f"#!/bin/bash\nexport HF_TOKEN={token}\nsrun x --api-key known-value-1\n")
+    commands(scontrol=f'case "$*" in *"show job"*) cat {tmp_path / "shown"};; *write*) cat {tmp_path / "script"};; '
+                      '*) exit 1;; esac')
+    monkeypatch.setenv("SLURM_JOB_ID", "")
+    job = re.search(r"JobId=(\d+)", text)
+    assert job is not None
+    facts = facts_of({"scheduler": "slurm", "job_id": job[1]}, tmp_path / "source", Masker(["known-value-1"]))
+    kept = json.dumps(facts) + "".join(p.read_text() for p in (tmp_path / "source").iterdir())
+    assert facts["comment"] == "use *** or ***"
+    assert (token in kept, "known-value-1" in kept) == (False, False)
+    script = tmp_path / "source" / "batch-script.sh"
+    assert script.read_text() == "#!/bin/bash\nexport HF_TOKEN=***\nsrun x --api-key ***\n"
+    stored = facts["stored"]["batch_script"]
+    assert (stored["masked"], stored["sha256"]) == (True, hashlib.sha256(script.read_bytes()).hexdigest())

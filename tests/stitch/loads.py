@@ -52,9 +52,11 @@ def row(energy: EnergyReport, device: str) -> MeterRow:
     return next(r for r in energy.rows if r.device == device)
 
 
-def levels(run: RunSpool, watts: dict[str, tuple[Device, float]], host: str = "n1") -> NodeSpool:
+def levels(
+    run: RunSpool, watts: dict[str, tuple[Device, float]], host: str = "n1", absences: Sequence[tuple[str, str]] = (),
+) -> NodeSpool:
     """A node on which each device draws a constant power, seen by a counter."""
     devices = [d for d, _w in watts.values()]
-    node = run.node(host, [counter("hw.energy", "J", 1e-3, d) for d in devices])
+    node = run.node(host, [counter("hw.energy", "J", 1e-3, d) for d in devices], absences=absences)
     sampled(node, ticks(), lambda t: [w * t for _d, w in watts.values()], late=0.0)
     return node

@@ -157,7 +157,7 @@ def test_parts_of_a_node_and_its_gpus_add_up_to_the_joule(
     record = in_memory([joules for joules, _held in nodes], [(n, rank, spans) for n, rank, _own, spans in processes])
     for (_n, _rank, own, _spans), process in zip(processes, record.processes, strict=True):
         process.attributes["devices"] = {} if own is None else {"CUDA_VISIBLE_DEVICES": gpu(own).id}
-    expected = gpus = 0.0
+    expected, gpus, metered = 0.0, 0.0, False
     for n, (joules, held) in enumerate(nodes):
         host = meter("cray", "node", "node") if held else meter("rapl", "package-0", "cpu")
         schema = Schema(10**9, tuple(counter("hw.energy", "J", 1e-6, d) for d in (host, gpu(0), gpu(1))))
@@ -166,11 +166,13 @@ def test_parts_of_a_node_and_its_gpus_add_up_to_the_joule(
         values = np.column_stack([total, 0.5 * total, np.sqrt(total)])
         record.nodes[n].samples = [Samples(schema, old.nominal_ns, old.wall_ns, old.mono_ns, values)]
         times = np.arange(len(joules)) + 0.1 * n
+        metered = metered or times[-1] > 1  # else it has nothing of the run, and no figure, which is not 0
         node, one, two = (float(np.diff(np.interp([1, 9], times, column))[0]) for column in values.T)
         expected += node if held else node + one + two
         gpus += one + two
     got = attribute(record)
     whole(got)
-    assert got.accounts[0].energy_j == pytest.approx(expected, rel=1e-9, abs=1e-9)
-    assert got.accounts[0].gpu_energy_j == pytest.approx(gpus, rel=1e-9, abs=1e-9)
-    assert got.energy.energy_j == pytest.approx(sum(r.energy_j or 0.0 for r in got.energy.rows if r.counts), abs=1e-6)
+    assert got.accounts[0].energy_j == (pytest.approx(expected, rel=1e-9, abs=1e-9) if metered else None)
+    assert got.accounts[0].gpu_energy_j == (pytest.approx(gpus, rel=1e-9, abs=1e-9) if metered else None)
+    parts = sum(r.energy_j or 0.0 for r in got.energy.rows if r.counts)
+    assert got.energy.energy_j == (pytest.approx(parts, abs=1e-6) if metered else None)

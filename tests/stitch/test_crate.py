@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.stitch.golden.small import T0, S, make_run_dir, small_attribution, small_record
-from yprovd.stitch.crate import PROFILE, build_crate, folder_hash, id_of_path, path_of_id, web_address
+from yprovd.stitch.crate import PROFILE, build_crate, folder_hash, id_of_path, path_of_id
+from yprovd.stitch.entities import address, web_address
 from yprovd.stitch.record import Record
 
 
@@ -54,7 +55,7 @@ def test_root_has_author_publisher_licence_and_the_runs_date(run_dir: Path) -> N
     assert root["author"] == {"@id": "https://orcid.org/0000-0002-1825-0097"}
     assert root["publisher"] == {"@id": "https://ror.org/02mhbdp94"}
     assert root["license"] == {"@id": "https://spdx.org/licenses/CC-BY-4.0"}
-    assert root["datePublished"] == "2026-01-01T00:00:10+00:00"
+    assert root["datePublished"] == "2026-01-01T00:00:10.000+00:00"
 
 
 def test_action_tells_what_ran_on_what_and_made_what(run_dir: Path) -> None:
@@ -64,7 +65,8 @@ def test_action_tells_what_ran_on_what_and_made_what(run_dir: Path) -> None:
     assert graph[action["instrument"]["@id"]]["@type"] == "SoftwareApplication"
     assert action["actionStatus"] == "http://schema.org/CompletedActionStatus"
     assert "error" not in action
-    assert (action["startTime"], action["endTime"]) == ("2026-01-01T00:00:00+00:00", "2026-01-01T00:00:10+00:00")
+    assert action["startTime"] == "2026-01-01T00:00:00.000+00:00"
+    assert action["endTime"] == "2026-01-01T00:00:10.000+00:00"
     assert {"@id": "source/train.py"} in action["object"]
     assert {"@id": "artifacts/1.pt"} in action["result"]
     assert {"@id": "prov.json"} in action["result"]
@@ -75,7 +77,7 @@ def test_action_tells_what_ran_on_what_and_made_what(run_dir: Path) -> None:
 def test_energy_is_resource_usage_when_it_was_measured(run_dir: Path) -> None:
     graph = entities(run_dir)
     usage = [graph[e["@id"]] for e in action_of(graph)["resourceUsage"]]
-    energy = next(u for u in usage if u["propertyID"].endswith("#energy"))
+    energy = next(u for u in usage if u["propertyID"].endswith("#energyJ"))
     assert (energy["value"], energy["unitCode"]) == (100.0, "http://qudt.org/vocab/unit/J")
     assert len({u["propertyID"] for u in usage}) == len(usage)
 
@@ -151,3 +153,18 @@ def test_name_that_is_no_unicode_is_listed(tmp_path: Path) -> None:
 ])
 def test_remote_becomes_a_web_address_without_secrets(remote: str, address: str | None) -> None:
     assert web_address(remote) == address
+
+
+@pytest.mark.parametrize(("said", "found"), [
+    ("0000-0002-1825-0097", "https://orcid.org/0000-0002-1825-0097"),
+    ("orcid.org/0000-0002-1694-233X", "https://orcid.org/0000-0002-1694-233X"),
+    ("http://orcid.org/0000-0002-1825-0097", "https://orcid.org/0000-0002-1825-0097"),
+    ("02mhbdp94", "https://ror.org/02mhbdp94"),
+    ("https://ror.org/02mhbdp94", "https://ror.org/02mhbdp94"),
+    ("https://example.org/~ada", "https://example.org/~ada"),
+    ("0000-0002-1825", None),
+    ("ada@example.org", None),
+    ("", None),
+])
+def test_orcid_and_ror_are_web_addresses(said: str, found: str | None) -> None:
+    assert address({"id": said}) == found

@@ -275,3 +275,53 @@ def test_the_average_power_stands_in_where_there_is_no_other(run: RunSpool) -> N
     node = run.node("n1", [gauge("hw.power", "W", 1.0, gpu), gauge("hw.power.average", "W", 1.0, gpu)])
     sampled(node, ticks(), lambda t: [math.nan, 100.0])
     assert report(run).gpu_energy_j == pytest.approx(6000.0)
+
+
+@pytest.mark.parametrize("wrong", [0.0, 1.8e16])
+def test_one_reading_that_is_out_of_the_order_of_its_neighbours_is_none(run: RunSpool, wrong: float) -> None:
+    node = run.node("n1", metrics_of(meter("gpu", "GPU-1", "gpu"), power=False, stamped=False))
+    sampled(node, ticks(), lambda t: [wrong if t == 30 else 1e6 + 100.0 * t], late=0.0)
+    found = report(run)
+    assert found.gpu_energy_j == pytest.approx(6000.0)
+    assert (found.gpu_method, row(found, "GPU-1").resets) == ("measured", 0)
+
+
+def test_a_fall_that_the_controller_tells_of_is_a_restart_even_if_the_counter_is_soon_where_it_was(
+    run: RunSpool,
+) -> None:
+    cray = meter("cray", "node", "node")
+    node = run.node("n1", [*metrics_of(cray, energy=1.0, power=False, stamped=False),
+                           counter("yprov.cray.resets", "{reset}", 1, cray)])
+    values = [0.0, 500.0, 1000.0, 400.0, 1400.0, *(1400.0 + 500.0 * i for i in range(1, 57))]
+    for t, joules in enumerate(values):
+        node.sample(t, [joules, float(t >= 3)])
+    found = report(run)
+    assert (found.method, row(found, "node").resets) == ("estimated", 1)
+
+
+def test_what_rapl_counted_between_two_daemons_is_not_known_and_not_covered(run: RunSpool) -> None:
+    metrics = metrics_of(meter("rapl", "package-0", "cpu"), power=False, stamped=False)
+    first = run.node("n1", metrics)
+    for t in range(31):
+        first.sample(t, [5000.0 + 100.0 * t])
+    second = run.node("n1", metrics, at=40.0)
+    for t in range(40, 62):
+        second.sample(t, [100.0 * (t - 39)])  # the hardware's counter has gone round
+    found = report(run)
+    assert (found.energy_j, found.method) == (pytest.approx(5000.0), "measured")
+    assert found.coverage == pytest.approx(50 / 60)
+
+
+def test_a_meter_that_has_nothing_of_the_run_is_absent_and_not_0(run: RunSpool) -> None:
+    """A controller whose clock is five minutes behind; a GPU that was lost before the command began."""
+    cray, gpu = meter("cray", "node", "node"), meter("gpu", "GPU-1", "gpu")
+    node = run.node("n1", metrics_of(cray, energy=1.0) + metrics_of(gpu, stamped=False))
+    behind = node.mono(0.0) / 1e9 - 300
+    lost = [math.nan, math.nan]
+    for t in (-4, -3, -2):
+        node.sample(t, [500.0 * t + 4000.0, t + behind, 500.0, t + behind, 100.0 * t + 1000.0, 100.0])
+    sampled(node, ticks(), lambda t: [500.0 * t + 4000.0, t + behind, 500.0, t + behind, *lost])
+    found = report(run)
+    assert (found.energy_j, found.method, found.gpu_energy_j, found.gpu_method) == (None, "absent", None, "absent")
+    assert found.reason == "it has no value of the time of the run"
+    assert [(r.method, r.energy_j, r.counts) for r in found.rows] == [("absent", None, False)] * 2

@@ -57,6 +57,44 @@ def test_what_is_missing_is_replaced_by_the_next_best(
     assert found.gpu_energy_j == pytest.approx(60 * gpu)
 
 
+NO_SOCKETS = {k: v for k, v in FRONTIER.items() if not k.startswith("oam")}
+
+
+@pytest.mark.parametrize("reason", ["none of 4 AMD GPUs is the job's: ROCR_VISIBLE_DEVICES=5",
+                                    "the driver shows this step no GPU: Slurm gave it none"])
+def test_a_job_without_gpus_has_no_energy_of_gpus(run: RunSpool, reason: str) -> None:
+    levels(run, NO_SOCKETS, absences=[("amd", reason)])
+    found = report(run)
+    assert found.energy_j == pytest.approx(2000.0 * 60)
+    assert found.gpu_energy_j is None
+    assert found.notes == ()
+
+
+def test_gpus_that_could_not_be_read_are_named_among_what_is_missing(run: RunSpool) -> None:
+    levels(run, {"package-0": FRONTIER["package-0"]}, absences=[
+        ("nvidia", "none of 8 GPUs answers: unknown error"), ("amd", "no GPU of the amdgpu driver in /sys/class/drm")])
+    found = report(run)
+    assert found.not_covered[:2] == ("memory", "GPUs")
+    assert found.notes == ("n1: nvidia: none of 8 GPUs answers: unknown error",)
+
+
+def test_gpus_that_could_not_be_read_are_why_there_is_no_figure(run: RunSpool) -> None:
+    node = run.node("n1", [gauge("system.cpu.utilization")], absences=[
+        ("nvidia", "the driver and its library are of different versions"), ("rapl", "no RAPL zone")])
+    node.sample(1.0, [0.5])
+    assert report(run).reason == "nvidia: the driver and its library are of different versions"
+
+
+def test_meters_of_gpus_that_others_stand_in_for_are_told(run: RunSpool) -> None:
+    devices = [d for d, _w in FRONTIER.values()]
+    node = run.node("n1", [counter("hw.energy", "J", 1e-3, d) for d in devices])
+    sampled(node, ticks(), lambda t: [math.nan if d.cls == "socket" and t > 20.0 else w * t
+                                      for d, w in FRONTIER.values()], late=0.0)
+    found = report(run)
+    assert found.gpu_energy_j == pytest.approx(4 * 420.0 * 60)
+    assert [n for n in found.notes if "oam-0" in n] == ["n1: socket/oam-0 does not count: it covers 33 % of the run"]
+
+
 def test_a_partial_sum_says_what_is_not_in_it(run: RunSpool) -> None:
     levels(run, {"cpu": (meter("rapl", "package-0", "cpu"), 100.0), "gpu": (Device("gpu", "GPU-1"), 0.0)})
     found = report(run)

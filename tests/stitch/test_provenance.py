@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import os
 import subprocess
@@ -15,10 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from prov.model import ProvDocument
-from prov.serializers.provjson import ProvJSONSerializer
 
 from tests.stitch.golden.large import large_attribution, large_record, large_series
 from tests.stitch.golden.small import (
@@ -431,40 +427,6 @@ def test_slugs_of_long_names_are_short_and_differ() -> None:
 
 def test_text_holds_what_xml_can_hold() -> None:
     assert clean("a\x00b\rc\ud800\nd\te") == "a\\u0000b\\u000dc\\ud800\nd\te"
-
-
-ODD = st.one_of(
-    st.sampled_from(["", " ", "/", "//", "a b", "../..", "epoch/3", "training/epoch/0", "ü\"'\\", "a:b", "prov:x",
-                     "x" * 5000, "%", "%41", "_", "-a.", "\x00", "\ud800", "日本\n語", "run:run", "{}", "a\r\nb"]),
-    st.text(max_size=20),
-    st.text(st.characters(), max_size=5),
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(names=st.lists(ODD, min_size=1, max_size=6), value=st.one_of(
-    ODD, st.integers(), st.floats(), st.booleans(), st.none(), st.lists(ODD, max_size=2)))
-def test_any_name_gives_a_valid_document(names: list[str], value: Any) -> None:
-    record = small_record()
-    record.params = [Param(n, value, 0, T0) for n in names]
-    record.files = [file(role, n, 1.0, path=n, context=names[0])
-                    for n in names for role in ("input", "output", "model")]
-    record.run["config"]["name"] = names[0]
-    record.run["config"]["run_id"] = names[-1]
-    record.run["user"] = names[0]
-    record.run["environment"] = dict.fromkeys(names, names[0])
-    accounts = [account((), 0, 10)]
-    for n in dict.fromkeys(names):
-        accounts += [account((f"ctx/{n}",), 1, 9), account((f"ctx/{n}", "epoch/3"), 1, 3),
-                     account((f"ctx/{n}", f"span/{n}"), 1, 2)]
-    series = [series_info(f"metrics/{i}", metric=n, context=n, source="script") for i, n in enumerate(names)]
-    data = build_document(record, replace(small_attribution(), accounts=accounts), series)
-    assert check_document(json.loads(data)) == []
-    doc = ProvJSONSerializer().deserialize(io.StringIO(data.decode()))
-    assert ProvJSONSerializer().deserialize(io.StringIO(doc.serialize(format="json"))) == doc
-    if importlib.util.find_spec("lxml"):
-        assert ProvDocument.deserialize(content=doc.serialize(format="xml"), format="xml") == doc
-    assert ProvDocument.deserialize(content=doc.serialize(format="provn"), format="provn") == doc
 
 
 def test_building_loads_only_the_json_serializer() -> None:

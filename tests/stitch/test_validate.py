@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
+from tests.stitch.builders import RunSpool, counter, gauge
 from tests.stitch.golden.small import make_run_dir, small_attribution, small_record, small_series
-from yprovd.stitch import validate
+from yprovd.model import Device
+from yprovd.stitch.align import figures_of
+from yprovd.stitch.attribution import attribute
 from yprovd.stitch.crate import build_crate
 from yprovd.stitch.provenance import build_document
+from yprovd.stitch.series import write_series
+from yprovd.stitch.storage import LARGE
 from yprovd.stitch.validate import check_document, validate_run
+from yprovd.stitch.validity.crate import check_crate, has_ended
+from yprovd.stitch.validity.series import _statistics, check_series
+from yprovd.stitch.validity.statements import from_json
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +82,14 @@ def test_a_log_may_have_grown_only_where_the_command_had_not_ended(run_dir: Path
 
 
 def test_whether_the_command_had_ended_is_told_by_its_exit_status() -> None:
-    assert validate._has_ended({"activity": {"run:run": {"yp:exitCode": 0}}})
-    assert not validate._has_ended({"activity": {"run:run": {}}})
-    assert validate._has_ended(None)
+    assert has_ended({"activity": {"run:run": {"yp:exitCode": 0}}})
+    assert not has_ended({"activity": {"run:run": {}}})
+    assert has_ended(None)
 
 
 def crate_problems(run_dir: Path, *, ended: bool) -> list[str]:
     problems: list[str] = []
-    validate._crate(run_dir, problems, ended=ended)
+    check_crate(run_dir, problems, ended=ended)
     return problems
 
 
@@ -115,7 +126,12 @@ def test_missing_series_is_found(run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "value", "expected"), [
-    ("count", {"$": "7", "type": "xsd:int"}, "holds 200 values; prov.json says"),
+    ("count", {"$": "7", "type": "xsd:int"}, "holds 199 finite values; prov.json says 6"),
+    ("missing", {"$": "3", "type": "xsd:int"}, "has 1 cells without a finite value; prov.json says 4"),
+    ("nonFinite", None, "holds 199 finite values; prov.json says 200"),
+    ("mean", {"$": "1.1", "type": "xsd:double"}, "has mean 1.0; prov.json says 1.1"),
+    ("total", {"$": "5.0", "type": "xsd:double"}, "has total 199.0; prov.json says 5.0"),
+    ("unit", "W", "is in ``; prov.json says `W`"),
     ("max", {"$": "2.6", "type": "xsd:double"}, "has max 2.5; prov.json says 2.6"),
     ("min", {"$": "0.26", "type": "xsd:double"}, "has min 0.25; prov.json says 0.26"),
     ("last", {"$": "1.0", "type": "xsd:double"}, "has last 0.25; prov.json says 1.0"),
@@ -135,9 +151,70 @@ def test_changed_statistic_is_found(run_dir: Path, key: str, value: Any, expecte
 
 
 def test_changed_array_is_found(run_dir: Path) -> None:
-    zarr.open_array(run_dir / "series.zarr/rapl/energy")[0, 3] = 200_000
+    zarr.open_array(run_dir / "series.zarr/rapl/energy")[1, 10] = 200
     rewrite(run_dir, lambda doc: None)
-    assert validate_run(run_dir) == ["series.zarr: `rapl/energy` has max 200.0; prov.json says 100.0"]
+    assert validate_run(run_dir) == [
+        f"series.zarr: `rapl/energy` has {key} {found}; prov.json says {said}" for key, found, said in (
+            ("mean", 105.0, 100.0), ("max", 200.0, 100.0), ("last", 200.0, 100.0), ("total", 2100.0, 2000.0))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 9)),
+                     elements=st.one_of(st.just(math.nan), st.floats(-1e6, 1e6))),
+       chunk=st.tuples(st.integers(1, 3), st.integers(1, 4)))
+def test_figures_do_not_depend_on_chunks(values: np.ndarray[Any, Any], chunk: tuple[int, int]) -> None:
+    array = zarr.create_array(zarr.storage.MemoryStore(), shape=values.shape, chunks=chunk, dtype="f8")
+    array[:] = values
+    finite = values[np.isfinite(values)]
+    found, told = _statistics(array, script=True), figures_of(finite, values.size - finite.size, float(finite.sum()))
+    assert (found.count, found.size - found.count, found.least, found.greatest, found.last) == (
+        told.count, told.missing, told.min, told.max, told.last)
+    if told.mean is not None:
+        assert (found.mean, found.total) == (pytest.approx(told.mean, abs=1e-6), pytest.approx(told.total, abs=1e-6))
+
+
+READINGS = st.one_of(st.just(math.nan), st.just(math.inf), st.floats(0, 1e4), st.integers(-5, 5).map(float),
+                     st.floats(-1e15, 1e15))
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.lists(st.tuples(*[READINGS] * 5), min_size=1, max_size=6),
+       logged=st.lists(st.floats() | READINGS, max_size=6), long=st.booleans(), trace=st.lists(READINGS, max_size=3))
+def test_whatever_was_measured_and_logged_has_the_figures_that_the_stitch_gives_it(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, ...]], logged: list[float], long: bool,
+    trace: list[float],
+) -> None:
+    """Else a stitch would reject its own archive."""
+    path = tmp_path_factory.mktemp("measured")
+    (path / "spool").mkdir()
+    run = RunSpool(path / "spool")
+    run.begin()
+    gpu = Device("gpu", "GPU-0", "card")
+    power = gauge("hw.power", "W", 0.001, gpu)
+    for host in ("n1", "n2"):
+        node = run.node(host, [gauge("a.ratio", "1", 1e-9), gauge("a.size", "By", 1024.0), counter("a.energy"),
+                               counter("a.packets", "{packet}", 1.0), power], traced=[power])
+        for i, row in enumerate(rows):
+            node.sample(float(i), row)
+        if trace:
+            node.trace(float(len(rows)), (0, [0.1 * i for i in range(len(trace))], trace))
+    rank = run.process("n1", rank=0)
+    values = logged * (LARGE // len(logged) + 1) if long and logged else logged
+    if values:
+        rank.metrics(1.0, [(1.0, f"m{i % 2}", v, i, "training", None) for i, v in enumerate(values)])
+    run.finish(float(len(rows)))
+    record = run.record()
+    attribution = attribute(record)
+    series = write_series(record, attribution, path / "series.zarr")
+    problems: list[str] = []
+    check_series(path, json.loads(build_document(record, attribution, series)), problems)
+    assert problems == []
+
+
+def test_series_that_says_not_where_it_is_is_found(run_dir: Path) -> None:
+    rewrite(run_dir, lambda doc: doc["entity"]["run:series/rapl/energy"].pop("prov:location"))
+    assert validate_run(run_dir) == [
+        "prov.json: the series `hw.energy` says at no prov:location in series.zarr/ where it is"]
 
 
 def test_removed_record_is_found(run_dir: Path) -> None:
@@ -199,7 +276,8 @@ def change_of(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 @pytest.mark.parametrize(("path", "value", "expected"), [
     ("bundle", {}, "`bundle` is no part of a flat PROV document"),
-    ("entity|run:run", {}, "`run:run` is both entity and activity"),
+    ("entity|run:run", {}, "`run:run` is an entity (stated as one by entity `run:run`) and an activity (stated"),
+    ("agent|run:run", {}, "`run:run` is both activity and agent"),
     ("entity|x:y", {}, "the namespace of `x:y` is not declared"),
     ("entity|plain", {}, "the namespace of `plain` is not declared"),
     ("entity|run:job", [{}, {}], "entity `run:job` is no object"),
@@ -208,21 +286,27 @@ def change_of(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     ("entity|run:job|prov:label", 5, "has a label that is no text"),
     ("activity|run:run|yp:state", "gone", "unknown state `gone`"),
     ("activity|run:run|yp:state", None, "0 activities have a yp:state"),
-    ("activity|run:run|prov:endTime", "2025-01-01T00:00:00+00:00", "ends before it starts"),
+    ("activity|run:run|prov:endTime", "2025-01-01T00:00:00+00:00", "the times given contradict constraint"),
     ("activity|run:run|prov:endTime", "2027-01-01T00:00:00", "has a time without a zone"),
     ("activity|run:run|prov:endTime", 12, "no ISO 8601"),
     ("used|name", {"prov:activity": "run:run", "prov:entity": "run:job"}, "used `name` has a name"),
     ("used|_:x", {"prov:activity": "run:run"}, "used `_:x` has no prov:entity"),
-    ("used|_:x", {"prov:activity": "run:job", "prov:entity": "run:job"}, "needs activity as prov:activity"),
+    ("used|_:x", {"prov:activity": "run:job", "prov:entity": "run:job"},
+     "`run:job` is an entity (stated as one by entity `run:job`) and an activity (prov:activity"),
     ("used|_:x", {"prov:activity": "run:run", "prov:entity": "run:job", "prov:time": "2020-01-01T00:00:00+00:00"},
-     "happens outside of its activity"),
+     "used `_:x` (run:run, run:job) is at 2020-01-01T00:00:00+00:00, and cannot be before the start of `run:run` at "
+     "2026-01-01T00:00:00+00:00: the times given contradict constraint 33 (usage-within-activity)"),
     ("used|_:x", {"prov:activity": "run:run", "prov:entity": "run:model/resnet/2",
-                  "prov:time": "2026-01-01T00:00:01+00:00"}, "happens before the entity is generated"),
+                  "prov:time": "2026-01-01T00:00:01+00:00"},
+     "the times given contradict constraint 37 (generation-precedes-usage)"),
     ("wasGeneratedBy|_:x", {"prov:entity": "run:telemetry", "prov:activity": "run:monitoring"}, "is generated twice"),
     ("wasGeneratedBy|_:x", {"prov:entity": "run:telemetry", "prov:activity": "run:run",
-                            "prov:time": "2026-01-01T00:00:03+00:00"}, "is generated at two times"),
+                            "prov:time": "2026-01-01T00:00:03+00:00"},
+     "and both are the generation of `run:telemetry`: the times given contradict constraint 39"),
     ("wasStartedBy|_:x", {"prov:activity": "run:ctx/training", "prov:trigger": "run:run"},
-     "needs entity as prov:trigger"),
+     "`run:run` is an entity (prov:trigger of wasStartedBy `_:x` (run:ctx/training, run:run, -)) and an activity"),
+    ("wasAssociatedWith|_:x", {"prov:activity": "run:run", "prov:agent": "run:job"},
+     "needs agent as prov:agent; `run:job` is entity"),
     ("wasStartedBy|_:x", {"prov:activity": "run:ctx/training"}, "has no prov:trigger"),
     ("wasAssociatedWith|_:x", {"prov:activity": "run:run", "prov:agent": "run:user/ada", "prov:plan": "run:none"},
      "refers to `run:none`, which is not declared"),
@@ -244,10 +328,14 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size
 def test_document_check_never_raises(section: str, key: str, value: Any) -> None:
     doc = document()
     doc[section][key] = value
-    check_document(doc)
+    whatever_cannot_be_read_is_said(doc)
     doc[section] = value
-    check_document(doc)
-    check_document(value)
+    whatever_cannot_be_read_is_said(doc)
+    whatever_cannot_be_read_is_said(value)
+
+
+def whatever_cannot_be_read_is_said(doc: Any) -> None:
+    assert check_document(doc) or not from_json(doc).faults
 
 
 @settings(max_examples=30, deadline=None)

@@ -8,7 +8,9 @@ The order in which HIP and ROCr count is that of /sys/class/kfd/kfd/topology/nod
 for each partition of an MI300. location_id is bus << 8 | device << 3, with the partition in the lowest bits. A device
 cgroup hides these (EPERM) and not the others.
 
-A read of a GPU that has crashed fails (EIO), or takes seconds: that one is then left alone for a while.
+A read of a GPU that has crashed fails (EIO), or takes seconds: that one is then left alone for a while. One that never
+came back would stop those of the other GPUs, too: they share a thread, because the driver refuses reads while it resets
+a GPU, waits for its firmware for a limited time only, and resets the GPUs of a hive together.
 """
 
 from __future__ import annotations

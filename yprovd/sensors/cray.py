@@ -42,6 +42,8 @@ _QUANTITIES: dict[str, tuple[str, bytes, str, Kind, str]] = {
 #: Everything is scanned some ten times a second. What stands for longer than this, or for two scans of a slower
 #: controller, is stale (s).
 _STALE_S = 1.0
+#: The oldest that a stamp may be when it is seen for the first time (s).
+_OLD_S = 60.0
 
 
 class _File:
@@ -66,7 +68,8 @@ class CraySensor:
     Where `freshness` moves while the files are read they are read again, once; if it moves again, they are taken and
     `yprov.cray.torn` of `node` counts it: two of them may be of two scans. Where freshness or a stamp stands for a
     second, powers and temperatures are NaN and `yprov.cray.stale` counts the read; energies stay as they are, with the
-    time that they had.
+    time that they had. A stamp that is new was made since the read before: one that says otherwise is of a clock that
+    is not ours, or was set, and is taken to be of now; the stamps after it by their distance to it.
 
     Energies are the raw counters. When the controller starts anew (`startup`), they begin anew: mostly they fall,
     but one that it kept, or that grew past its old value before we came, does not look like it.
@@ -88,6 +91,7 @@ class CraySensor:
         self._limits = [math.nan] * len(self._caps)
         self._limits_of: bytes | None = b""
         self._fresh, self._fresh_since = _content(self._freshness), self._clock.mono_ns() / 1e9
+        self._looked, self._ahead = self._fresh_since - _OLD_S, 0.0
         self._started = _content(self._startup)
         scans = about.get("raw_scan_hz")
         self._patience = max(_STALE_S, 2 / scans if isinstance(scans, int) and scans else 0.0)
@@ -99,6 +103,7 @@ class CraySensor:
         self.metrics = (*_own_metrics(files, about), *(m for f in self._files + self._caps for m in f.metrics))
 
     def read(self) -> Sequence[float]:
+        began = self._clock.mono_ns() / 1e9
         contents, started = self._consistent()
         if started != self._started and started is not None:
             self._resets += 1
@@ -117,10 +122,11 @@ class CraySensor:
             if stamp != f.stamp:
                 f.stamp, f.since = stamp, now
                 # converted once: a clock that is set later does not move a time that has passed
-                f.time = (int(stamp) * 1000 + to_mono_ns) / 1e9 if stamp else math.nan
+                f.time = self._when((int(stamp) * 1000 + to_mono_ns) / 1e9, now) if stamp else math.nan
             old = stands or now - f.since > patience
             stale = stale or old
             values += (math.nan, math.nan) if value != value or (old and not f.counter) else (value, f.time)
+        self._looked = began
         self._stale += stale
         generation = _content(self._generation)
         if generation is None or generation != self._limits_of:  # it says whether a cap has changed
@@ -131,6 +137,13 @@ class CraySensor:
     def close(self) -> None:
         for file in (self._freshness, self._startup, self._generation, *(f.file for f in self._files + self._caps)):
             file.close()
+
+    def _when(self, stamp: float, now: float) -> float:
+        """The time of a stamp that is new, by our clock."""
+        at = stamp - self._ahead
+        if not self._looked - self._patience < at < now + self._patience:
+            self._ahead, at = stamp - now, now
+        return at
 
     def _consistent(self) -> tuple[list[bytes | None], bytes | None]:
         """All files and `startup`, as of one scan if two tries can have them so."""

@@ -33,8 +33,10 @@ from yprovd.sensors.nvidia_gpu import SPECS, Gpu, equip
 from yprovd.sensors.nvml import DOWN, LOST, NEVER, Library
 from yprovd.sensors.nvml_calls import Clocks
 
-#: Seconds between readings of dear fields, and of the processes. The first list of those is soon: runs may be short.
-_SLOW_S, _PROCESSES_S, _PROCESSES_FIRST_S = 10.0, 30.0, 5.0
+#: Seconds between readings of dear fields, and of the processes: a little less than 10 and 30, because a tick may come
+#: a little early, and with long intervals what the one before it gave is not recorded. The first list of processes is
+#: soon: runs may be short.
+_SLOW_S, _PROCESSES_S, _PROCESSES_FIRST_S = 9.5, 29.5, 5.0
 #: Seconds before the library is opened anew once more.
 _AGAIN_S, _AGAIN_MOST_S = 1.0, 60.0
 

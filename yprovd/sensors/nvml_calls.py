@@ -23,6 +23,10 @@ POSITIVE = frozenset((POWER_AVERAGE, POWER_INSTANT, MEMORY_TEMPERATURE))  # 0 sa
 SCOPE_GPU, SCOPE_MODULE, ALL_LINKS = 0, 1, 0xFFFFFFFF
 
 
+#: Clocks that were looked at within so many nanoseconds were looked at together.
+_TOGETHER_NS = 50_000
+
+
 class Clocks:
     """Time stamps of NVML, in microseconds, to CLOCK_MONOTONIC. By its documentation they count from 1970; those of
     buffered samples count from the boot with some drivers. Whichever clock shows nearly the same now is meant."""
@@ -33,9 +37,13 @@ class Clocks:
         self.look()
 
     def look(self) -> None:
-        """Once per reading: a clock may have been set."""
-        self.now_ns = time.monotonic_ns()
-        self._behind = (time.time_ns() - self.now_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self.now_ns, 0)
+        """Once per reading: a clock may have been set. Again, where something else ran between the looks at them."""
+        for _ in range(4):
+            self.now_ns = time.monotonic_ns()
+            wall_ns, boot_ns = time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            if time.monotonic_ns() - self.now_ns < _TOGETHER_NS:
+                break
+        self._behind = (wall_ns - self.now_ns, boot_ns - self.now_ns, 0)
 
     def behind_ns(self, stamp_us: int) -> int | None:
         """By how much CLOCK_MONOTONIC lies behind the clock of a stamp made within the last minute; None when no
@@ -183,7 +191,7 @@ class Curve:
         self._handle, self._kind = handle, kind
         self._type, self._count, self._size = ctypes.c_uint(), ctypes.c_uint(), 0
         self._numbers: dict[int, Any] = {}
-        self._last_us, self._last_ns = 0, time.monotonic_ns()
+        self._last_us, self._last_ns, self._clock_known = 0, time.monotonic_ns(), False
         self.status = self._ask_size()
         if not self.status:  # some kinds of samples have a size, and are refused all the same
             self.read(Clocks())
@@ -204,7 +212,10 @@ class Curve:
                               ctypes.byref(self._count), buffer)
 
     def read(self, clocks: Clocks) -> tuple[list[int], list[float]]:
-        """CLOCK_MONOTONIC (ns, growing) and watts, of what was recorded since the last time."""
+        """CLOCK_MONOTONIC (ns, growing) and watts, of what was recorded since the last time. Where the clock of the
+        stamps was set back, what is new has lower stamps: those from before are no help then, and are left out."""
+        if self._clock_known and clocks.behind_ns(self._last_us) is None:
+            self._last_us = 0
         self._count.value = self._size
         self.status = self._call(self._buffer)
         if self.status == TOO_SMALL:
@@ -221,11 +232,15 @@ class Curve:
             stamps, watts = [p[0] for p in pairs], [p[1] for p in pairs]
         if not stamps:
             return [], []
+        fits = next((i for i in range(len(stamps), 0, -1) if clocks.behind_ns(stamps[i - 1]) is not None), 0)
+        self._clock_known = fits > 0
+        if fits:
+            stamps, watts = stamps[:fits], watts[:fits]
         self._last_us = stamps[-1]
         behind = clocks.behind_ns(stamps[-1])
         if behind is None:
             behind = stamps[-1] * 1000 - clocks.now_ns
         mono = [us * 1000 - behind for us in stamps]
-        first = next((i for i, ns in enumerate(mono) if ns > self._last_ns), n)  # a clock was set
+        first = next((i for i, ns in enumerate(mono) if ns > self._last_ns), len(mono))  # a clock was set
         self._last_ns = max(self._last_ns, mono[-1])
         return mono[first:], watts[first:]

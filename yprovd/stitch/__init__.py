@@ -128,10 +128,23 @@ def _make(run_dir: Path, files: list[Path], progress: Callable[[str], None]) -> 
         shutil.rmtree(partial, ignore_errors=True)
     progress("writing prov.json")
     write_whole(run_dir / PROV_FILE, build_document(record, attribution, series))
+    mask_logs(run_dir, record.run.get("masked_logs"))
     progress("writing the crate")
     write_whole(run_dir / CRATE_FILE, build_crate(run_dir, record, attribution))
     state, reason = final_state(record)
     return Stitched(run_dir, True, state, reason, record.damaged_bytes - record.torn_bytes, record.lost_frames)
+
+
+def mask_logs(run_dir: Path, done: object) -> None:
+    """Take secrets out of the command's output, where the launcher has not: `{name: bytes}` were done. What is still
+    appended stays where it is (`Masker.overwrite`)."""
+    from yprovd.secrets import Masker, known_values
+
+    known = done if isinstance(done, dict) else {}
+    masker = Masker(known_values(os.environ))
+    for path in sorted((run_dir / "logs").glob("*.log")):
+        with contextlib.suppress(OSError, TypeError, ValueError):
+            masker.overwrite(path, int(known.get(path.name, 0)))
 
 
 def _replace_folder(new: Path, final: Path) -> None:

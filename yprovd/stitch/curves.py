@@ -4,16 +4,15 @@ that concern a single meter. Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from yprovd.model import Device
-from yprovd.stitch.record import F64, I64, Node, Samples
-from yprovd.stitch.traces import Traced
+from yprovd.stitch.columns import Columns, S, sees, values_of
+from yprovd.stitch.record import F64, I64
 
-S = 1_000_000_000
 #: Beyond its first and last value a meter is continued for so long (ns).
 BEYOND = S
 #: Power is not integrated over a gap of more than so many usual intervals.
@@ -22,8 +21,6 @@ BRIDGED = 3
 BELIEVED = 0.1, 10.0
 #: The power has to integrate to so many joules, and to so many steps of the counter, to say anything about it.
 ENOUGH = 10.0
-#: No value is newer than its sample by more than this (ns): a stamp that says so is none.
-NEWER = 2 * S
 
 Bools = npt.NDArray[np.bool_]
 
@@ -59,16 +56,6 @@ class Curve:
         return self.covered(begin, end) / (end - begin) if end > begin else 1.0
 
 
-@dataclass
-class Columns:
-    """Where the values of one meter are: `parts` holds, of each schema, the column of each metric by its name."""
-
-    device: Device
-    parts: list[tuple[Samples, dict[str, int]]] = field(default_factory=list)
-    traced: Traced | None = None
-    resolution: float = 0.0
-
-
 @dataclass(frozen=True, eq=False)
 class Reading:
     """What a meter gave in all that was recorded of it. `method`: "measured", "integrated", "estimated" (a counter that
@@ -100,42 +87,11 @@ class Reading:
         return sees(self.device)
 
 
-def sees(device: Device) -> str:
-    """What the energy meter `device` sees (attribute `meter`), "" when it is none. Programs before this attribute knew
-    RAPL only, and marked what adds up."""
-    said = device.attributes.get("meter")
-    if said is not None or device.cls != "rapl" or device.attributes.get("summed") is not True:
-        return str(said or "")
-    return "platform" if device.id == "psys" else "memory" if device.id.startswith("dram") else "cpu"
-
-
-def columns_of(node: Node) -> list[Columns]:
-    """The meters of a node, in the order in which they were announced."""
-    found: dict[tuple[str, str], Columns] = {}
-    for samples in node.samples:
-        resets = {m.name: j for j, m in enumerate(samples.schema.metrics) if m.name.endswith(".resets")}
-        parts: dict[tuple[str, str], dict[str, int]] = {}
-        for j, m in enumerate(samples.schema.metrics):
-            if m.device is None or not m.name.startswith(("hw.energy", "hw.power")) or not sees(m.device):
-                continue
-            key = m.device.cls, m.device.id
-            if key not in parts:
-                parts[key] = {"resets": resets[name]} if (name := f"yprov.{m.device.cls}.resets") in resets else {}
-                found.setdefault(key, Columns(m.device)).parts.append((samples, parts[key]))
-            parts[key][m.name] = j
-            if m.name == "hw.energy":
-                found[key].resolution = m.resolution
-    for curve in node.traces:
-        device = curve.metric.device
-        if device is not None and curve.metric.name == "hw.power" and (device.cls, device.id) in found:
-            found[device.cls, device.id].traced = curve
-    return list(found.values())
-
-
 def read(columns: Columns) -> Reading:
     """What a meter counted."""
     device = columns.device
-    times, values, marks, stamped = _values(columns.parts, "hw.energy")
+    times, values, marks, stamped = values_of(columns.parts, "hw.energy")
+    times, values, marks = _in_order(times, values, marks)
     power = _power(columns)
     if len(times) < 2:
         if power is None:
@@ -155,8 +111,9 @@ def read(columns: Columns) -> Reading:
     missing = None
     # RAPL's sensor gives what has been counted since its daemon began: it falls when the daemon begins anew, and what
     # the hardware counted in between is not known.
-    if device.cls == "rapl":
+    if device.cls == "rapl" and resets:
         grown[fell] = 0.0
+        missing = np.concatenate(([0.0], np.cumsum(np.where(fell, np.diff(times), 0))))
     elif resets:
         grown, missing = _filled(times, values, grown, fell, power)
     joules = np.concatenate(([0.0], np.cumsum(grown)))
@@ -167,39 +124,13 @@ def read(columns: Columns) -> Reading:
     return Reading(device, curve, "estimated" if reason else "measured", ratio, resets, reason)
 
 
-def _values(parts: list[tuple[Samples, dict[str, int]]], name: str) -> tuple[I64, F64, F64, bool]:
-    """(times, values, marks of resets, whether the times are the device's own) of the valid values, by time; of several
-    with one time the first."""
-    found: list[tuple[I64, I64, F64, F64]] = []
-    stamped = False
-    for samples, at in parts:
-        if name not in at:
-            continue
-        times, values = samples.mono_ns, samples.values[:, at[name]]
-        if (stamp := at.get(f"{name}.time")) is not None:
-            own = samples.values[:, stamp]
-            there = np.isfinite(own)
-            if there.any():
-                stamped = True
-                times = np.rint(np.where(there, own, 0.0) * S).astype(np.int64)
-                values = np.where(there & (times <= samples.mono_ns + NEWER), values, np.nan)
-        marks = samples.values[:, at["resets"]] if "resets" in at else np.zeros(len(values))
-        found.append((samples.mono_ns, times, values, marks))
-    if not found:
-        none = np.zeros(0, dtype=np.int64)
-        return none, np.zeros(0), np.zeros(0), False
-    mono, times, values, marks = found[0] if len(found) == 1 else (np.concatenate(c) for c in zip(*found, strict=True))
-    if len(found) > 1:
-        order = np.argsort(mono, kind="stable")
-        times, values, marks = times[order], values[order], marks[order]
-    keep = np.isfinite(values)
-    if not keep.all():
-        times, values, marks = times[keep], values[keep], marks[keep]
-    if not np.all(times[1:] > times[:-1]):
-        newer = np.ones(len(times), dtype=bool)
-        newer[1:] = times[1:] > np.maximum.accumulate(times)[:-1]
-        times, values, marks = times[newer], values[newer], marks[newer]
-    return times, values, marks, stamped
+def _in_order(times: I64, values: F64, marks: F64) -> tuple[I64, F64, F64]:
+    """Without single readings that are out of the order of the two around them, which agree: a counter that began anew
+    does not catch up with itself from one reading to the next."""
+    keep = np.ones(len(times), dtype=bool)
+    before, it, after = values[:-2], values[1:-1], values[2:]
+    keep[1:-1] = (before > after) | ((before <= it) & (it <= after))
+    return times[keep], values[keep], marks[keep]
 
 
 def _power(columns: Columns) -> Curve | None:
@@ -208,7 +139,7 @@ def _power(columns: Columns) -> Curve | None:
     own = _integral(traced.mono_ns, traced.values, 0) if traced is not None else None
     interval = max((samples.schema.interval_ns for samples, _at in columns.parts), default=0)
     for name in ("hw.power", "hw.power.average"):
-        times, values, _marks, _stamped = _values(columns.parts, name)
+        times, values, _marks, _stamped = values_of(columns.parts, name)
         if (sampled := _integral(times, values, interval)) is not None:
             return own if own is not None and _length(own) > 0.9 * _length(sampled) else sampled
     return own

@@ -1,16 +1,18 @@
 """The energy of a run: which meters, which sum, and what is not in it. This is the one rule; nothing else decides.
 
-**One meter** (a device with the attribute `meter`, see `yprovd.stitch.curves`). Its energy between two times is the
+**One meter** (a device with the attribute `meter`, see `yprovd.stitch.columns`). Its energy between two times is the
 difference of its counter (`hw.energy`), read at the counter's own times (`hw.energy.time`; else when the sample was
 taken) and interpolated between them. Readings with one time are one reading. Before the first and after the last
 reading it is continued for at most a second: by its own power (`hw.power`), or, where the counter's own times lag
 behind the samples, as it went on there. This counts as covered; beyond it the meter stands still and covers nothing. A
-counter that is read less often than its power is continued by that to the end, and the figure is then *estimated*.
+counter that is read less often than its power is continued by that to the end, and the figure is then *estimated*. A
+meter that covers nothing of the run is absent.
 
 - A counter that falls began anew (of a Cray, `yprov.cray.resets` says so even when it rises). That interval is what the
   power integrates to; without power, the new value, if the meter's mean power allows so much, and not covered. The
   figure is then *estimated*. (RAPL's sensor counts from the daemon's begin: an interval in which it falls is one
-  between two daemons; it counts 0, and the rest is a measurement.)
+  between two daemons; it counts 0 and is not covered, and the rest is a measurement.) One reading that is less or more
+  than both of its neighbours, which are in order, is none.
 - A counter that grows by less than a tenth of what its own power integrates to in the same time, or by more than ten
   times that, is stuck or wrong and not used, if that integral is more than 10 J and ten steps of the counter. The power
   is integrated instead. So it is where the counter was read for less than half of the time of the power. The ratio of
@@ -23,8 +25,8 @@ there is no figure, and a reason. A sum is called by the weakest of its parts, i
 estimated.
 
 **GPUs of a node**: the meters of kind `gpu` that the GPU's vendor gives (classes `gpu`, and `socket` for what two dies
-share), else those of the Cray. A vendor's meter of kind `module` (Grace Hopper) holds the processor too: it is taken,
-and the figure's scope is then `module`.
+share), else those of the Cray, unless none of the GPUs is the job's. A vendor's meter of kind `module` (Grace Hopper)
+holds the processor too: it is taken, and the figure's scope is then `module`.
 
 **A node**: the first of these all of whose meters cover half of the run; without one, that which covers most. What was
 passed over is told with its reason.
@@ -46,11 +48,13 @@ or a part of a node that is in the figure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from yprovd.stitch.curves import Curve, Reading, columns_of, read
+from yprovd.stitch.absences import no_gpu_is_ours, unread_gpus
+from yprovd.stitch.columns import columns_of
+from yprovd.stitch.curves import Curve, Reading, read
 from yprovd.stitch.record import F64, I64, Node
 
 #: From the strongest to the weakest.
@@ -125,8 +129,10 @@ def energy_of(node: Node, window: Window | None) -> NodeEnergy:
     readings = tuple(read(columns) for columns in columns_of(node))
     if window is None or not readings:
         return NodeEnergy(readings)
+    readings = tuple(_of_run(r, window) for r in readings)
     there = {m.device.cls for s in node.samples for m in s.schema.metrics if m.device is not None}
-    gpus = _gpus(readings, window)
+    unread = unread_gpus(node)
+    gpus = [] if no_gpu_is_ours(node) else _gpus(readings, window)
     levels = [(scope, r) for scope, r in _levels(readings, gpus, window) if any(x.curve is not None for x in r)]
     if not levels:
         return NodeEnergy(readings)
@@ -136,24 +142,37 @@ def energy_of(node: Node, window: Window | None) -> NodeEnergy:
     scope, summed = levels[chosen]
     notes = [f"{r.name} does not count: {_fault(r, window)}"
              for _s, r_ in levels[:chosen] for r in r_ if not _complete([r], window)]
+    notes += [f"{r.name} does not count: {_fault(r, window)}" for r in _of_vendor(readings)
+              if gpus and r not in gpus and not _complete([r], window)]
     notes += [f"{r.name} is not in the sum: {r.reason}" for r in summed if r.curve is None]
     notes += [f"{r.name} is {r.method}: {r.reason}" for r in (*summed, *gpus)
               if r.method == "estimated" or (r.method == "integrated" and r.ratio is not None)]
     metered = tuple(r for r in gpus if r.curve is not None)
     return NodeEnergy(
         readings, Total(tuple(r for r in summed if r.curve is not None)), scope, Total(metered) if metered else None,
-        _lacking(scope, summed, bool(gpus) or not there.isdisjoint(("gpu", "socket"))), len(gpus) - len(metered),
-        tuple(dict.fromkeys(notes)),
+        _lacking(scope, summed, bool(gpus or unread) or not there.isdisjoint(("gpu", "socket"))),
+        len(gpus) - len(metered), tuple(dict.fromkeys(notes + unread)),
         any(m.device.attributes.get("shared") is True
             for s in node.samples for m in s.schema.metrics if m.device is not None),
     )
 
 
+def _of_run(reading: Reading, window: Window) -> Reading:
+    """A meter that covers nothing of the run has no figure, which is not 0."""
+    if reading.curve is None or reading.coverage(*window) > 0:
+        return reading
+    return replace(reading, curve=None, method="absent", reason="it has no value of the time of the run")
+
+
 def _gpus(readings: Sequence[Reading], window: Window) -> list[Reading]:
     """The meters that make up the figure of a node's GPUs."""
-    vendor = [r for r in readings if r.sees in ("gpu", "module") and r.device.cls not in _TRUST and _summed(r)]
+    vendor = _of_vendor(readings)
     cray = [r for r in readings if r.sees == "gpu" and r.device.cls == "cray" and _summed(r)]
     return _first([vendor, cray], window)
+
+
+def _of_vendor(readings: Sequence[Reading]) -> list[Reading]:
+    return [r for r in readings if r.sees in ("gpu", "module") and r.device.cls not in _TRUST and _summed(r)]
 
 
 def _levels(readings: Sequence[Reading], gpus: list[Reading], window: Window) -> list[tuple[str, list[Reading]]]:

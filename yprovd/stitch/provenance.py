@@ -9,7 +9,7 @@ is a pure function of the record (see `yprovd.stitch.document` for what holds fo
     step/<job>.<step>                   activity  an srun, mpirun... of the command, with its ranks and what it cost
     monitoring                          activity  the daemons at work
     command                             entity    what was executed: the run brings it about, it starts the contexts
-    job job/script experiment environment nodes energy code code.diff script telemetry
+    job job/script experiment environment packages container nodes energy code code.diff code.bundle script telemetry
     param/<name>  result/<name>  series/<path>  devices/<class>  source/<name>  original/<name>
     input/<name>  output/<name>  dataset/<name>  model/<name>
     user/<name>  org/<name>  software/<name>      agents
@@ -22,9 +22,9 @@ A model is derived from the version before it and, the first one, from the input
 of the run itself, of the model's context and what holds it, or, for a model that was declared outside of contexts, of
 every context that is not for validation or testing.
 
-`record.run` as the launcher writes it, all of it optional: config (`RunConfig.to_json`), user, uid, host, python,
-environment {name: value}, code {remote, commit, branch, dirty, diff {path, sha256, bytes},
-script {path, stored, sha256}}, scheduler (the facts of `yprovd.slurm`, see `yprovd.stitch.scheduling`), daemons
+`record.run` as the launcher writes it, all of it optional: config (`RunConfig.to_json`), user, uid, host, python, code,
+environment, packages, container... (`yprovd.stitch.sources`), scheduler (the facts of `yprovd.slurm`, see
+`yprovd.stitch.scheduling`), daemons
 {placed_by, fallbacks [..], expected [hosts], ready, dark}, previous {run_id, directory}: the run of the attempt before,
 which is the activity `previous:run`, the very `run:run` of that run's own document; imported, of a run that another
 tool recorded (`yprovd.stitch.originals`).
@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 from prov.model import QualifiedName
 
 from yprovd.stitch.attribution import Account, Attribution
+from yprovd.stitch.carbon import carbon_attributes, footprint_of
 from yprovd.stitch.document import Document, json_text, qname, slug, time_of
 from yprovd.stitch.epochs import final_metrics
 from yprovd.stitch.facts import (
@@ -61,6 +62,7 @@ from yprovd.stitch.originals import Originals
 from yprovd.stitch.presence import presence_of
 from yprovd.stitch.record import DeclaredFile, Record
 from yprovd.stitch.scheduling import attempt_of, job_attributes, job_of
+from yprovd.stitch.sources import add_code, add_surroundings
 from yprovd.stitch.states import state_attributes
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ class _Build:
         self.config = part(record.run, "config")
         self.settings = part(self.config, "settings")
         self.run_id = run_id_of(record)
+        self.footprint = footprint_of(attribution.energy, self.settings)
         self.watch = watch_of(record)
         self.job = job_of(record)
         account = attribution.accounts[0]
@@ -207,6 +210,7 @@ class _Build:
             **self.originals.run_attributes(),
             **self._account(account),
             **self._rusage_instead(account, rusage),
+            "yp:co2eGrams": self.footprint.grams if self.footprint else None,
             **{f"yp:{what}Omitted": n for what, n in self.omitted.items() if n},
         })
         self.activities[()] = self.run
@@ -299,33 +303,7 @@ class _Build:
         self.doc.associated(self.monitoring, software)
 
     def _code(self) -> None:
-        self.plan: QualifiedName | None = None
-        code = part(self.about, "code")
-        diff, script = part(code, "diff"), part(code, "script")
-        entity = None
-        if any(code.get(k) is not None for k in ("remote", "commit", "branch")):
-            entity = self.doc.entity("code", {
-                "prov:type": qname("schema:SoftwareSourceCode"), "yp:type": qname("yp:SourceCode"),
-                "prov:label": "source code", "yp:remote": code.get("remote"), "yp:commit": code.get("commit"),
-                "yp:branch": code.get("branch"), "yp:dirty": code.get("dirty"),
-            })
-            self.doc.used(self.run, entity, role="code")
-        if diff:
-            changed = self.doc.entity("code.diff", {
-                "prov:label": "uncommitted changes", "yp:type": qname("yp:GitDiff"),
-                "prov:location": diff.get("path"), "yp:sha256": diff.get("sha256"), "yp:sizeBytes": diff.get("bytes"),
-            })
-            self.doc.used(self.run, changed, role="code")
-            if entity is not None:
-                self.doc.derived(changed, entity)
-        if script:
-            self.plan = self.doc.entity("script", {
-                "prov:type": qname("prov:Plan"), "yp:type": qname("yp:Script"),
-                "prov:label": str(script.get("path") or "script").rpartition("/")[2],
-                "prov:location": script.get("stored") or script.get("path"), "yp:path": script.get("path"),
-                "yp:sha256": script.get("sha256"),
-            })
-            self.doc.used(self.run, self.plan, role="script")
+        self.plan = add_code(self.doc, self.run, self.about)
 
     def _job(self) -> None:
         """The scheduler's allocation, as the launcher described it or as Slurm's variables do. It starts the run."""
@@ -387,12 +365,7 @@ class _Build:
                 "prov:type": qname("prov:Collection"), "prov:label": name, "yp:type": qname("yp:Experiment")})
             self.doc.influenced(experiment, self.run)
             self.doc.member(experiment, self.command)  # an influence is not drawn by the Explorer
-        if variables := part(self.about, "environment"):
-            environment = self.doc.entity("environment", {
-                "prov:label": "environment variables", "yp:type": qname("yp:Environment"),
-                "yp:variables": json_text(variables), "yp:python": self.about.get("python"),
-            })
-            self.doc.used(self.run, environment, role="environment")
+        add_surroundings(self.doc, self.run, self.about)
         if self.record.nodes or self.presence.expected:
             expected, dark = self.presence.expected, self.presence.dark_hosts
             nodes = self.doc.entity("nodes", {
@@ -434,6 +407,7 @@ class _Build:
         energy = self.doc.entity("energy", {
             "prov:label": "energy", "yp:type": qname("yp:EnergyReport"),
             "prov:location": f"{STORE}/meters" if report.rows else None, **energy_attributes(report),
+            **carbon_attributes(self.footprint),
         })
         from_power = {row.cls for row in report.rows
                       if (row.counts or row.counts_gpu) and row.method in ("integrated", "estimated")}
@@ -475,9 +449,9 @@ class _Build:
             for thing in [entity] if whole_thing is None or previous else [whole_thing, entity]:
                 # the thing itself began with its first version; a specialisation alone is not drawn by the Explorer
                 if reads:
-                    self.doc.used(activity, thing, f.wall_ns, role=role)
+                    self.doc.used(activity, thing, f.wall_ns, role=f.how or role)
                 else:
-                    self.doc.generated(thing, activity, f.wall_ns, role=role)
+                    self.doc.generated(thing, activity, f.wall_ns, role=f.how or role)
             if reads:
                 self.in_use.append((f, entity))
             if whole_thing is not None:
@@ -503,6 +477,7 @@ class _Build:
             "prov:location": f.stored or f.path, "dcterms:identifier": f.stored or f.path, "yp:path": f.path,
             "yp:host": process.host if process else None, "yp:rank": process.rank if process else None,
             "yp:context": f.context, "yp:epoch": f.epoch, "yp:sizeBytes": f.size, "yp:sha256": f.sha256,
+            "yp:masked": True if f.masked else None,
             "yp:checksumAbsent": None if f.sha256 else f.reason or "no reason was recorded",
             "yp:modified": time_of(f.modified_ns) if f.modified_ns is not None else None,
             "yp:copiedFrom": self.originals.copied_from(f.path),

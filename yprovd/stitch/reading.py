@@ -253,13 +253,16 @@ def _events(
 def _files(frames: Frames, index: dict[int, int]) -> list[DeclaredFile]:
     facts = {(v["source"], v["t"], v["path"]): v for _s, _f, v in frames.of_kind(Kind.FACTS)}
     out = []
+    declared = {v["path"] for _s, _f, v in frames.of_kind(Kind.FILE) if not v.get("how")}
     for source, frame, v in frames.of_kind(Kind.FILE):
+        if v.get("how") and v["path"] in declared:
+            continue  # it was only seen, and somebody says what it is
         about = facts.get((f"{source:016x}", v["t"], v["path"]), {"reason": "the run ended before it was looked at"})
         out.append(DeclaredFile(
             v["role"], v["path"], v["name"], v.get("context"), v.get("epoch"), index.get(source, -1),
             int(v["t"]) + frame.wall_ns - frame.mono_ns,
             about.get("size"), about.get("sha256"), about.get("modified_ns"), about.get("stored"),
-            about.get("reason", ""),
+            about.get("reason", ""), str(v.get("how") or ""), bool(about.get("masked")),
         ))
     return out
 

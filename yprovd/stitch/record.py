@@ -9,8 +9,10 @@ RUN     config (`RunConfig.to_json`), started_ns, user, uid, environment {...}, 
         {placed_by, fallbacks, expected, ready, dark}, previous {run_id, directory}...; several are merged
 END     state, reason, exit_code?, signal?, ended_ns, rusage? {user_s, system_s, max_rss_bytes}; with by_scheduler:
         true it is what the scheduler said of the job's end, whoever asked
-FILE    t, role ("input"|"output"|"dataset"|"model"|"code"), path, name, context?, epoch?, copy: a declaration
-FACTS   path, t (of the declaration), source (of the declaration, hex), size?, sha256?, modified_ns?, stored?, reason?
+FILE    t, role ("input"|"output"|"dataset"|"model"|"code"), path, name, context?, epoch?, copy: a declaration;
+        how: "opened" where nobody declared it
+FACTS   path, t (of the declaration), source (of the declaration, hex), size?, sha256?, modified_ns?, stored?, masked?,
+        reason?
 LOSS    events (calls that the source has left out so far), pushed_out (frames given up; the gap counts them), why
 TASK    tasks [row, ...]: ranks of the job that began and ended on a node (see `yprovd.tasks`)
 NOTE    text, t: something that happened to the run (a daemon started again)
@@ -119,7 +121,7 @@ class PointEvent:
 @dataclass(frozen=True)
 class DeclaredFile:
     """A file that the run used or made. `process` is -1 for those named on the command line. Without a checksum,
-    `reason` says why."""
+    `reason` says why. `how`: "opened" where nobody declared it, and it was seen open. `masked`: its copy is."""
 
     role: str
     path: str
@@ -133,6 +135,8 @@ class DeclaredFile:
     modified_ns: int | None = None
     stored: str | None = None
     reason: str = ""
+    how: str = ""
+    masked: bool = False
 
 
 @dataclass(frozen=True)

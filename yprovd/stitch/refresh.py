@@ -20,6 +20,7 @@ from yprovd.config import PROV_FILE
 from yprovd.errors import YprovError
 from yprovd.stitch import CRATE_FILE, alone, write_whole
 from yprovd.stitch.document import Document, qname, slug
+from yprovd.stitch.identity import restate
 from yprovd.stitch.said import takes_back
 from yprovd.stitch.scheduling import job_attributes, more_attributes
 from yprovd.stitch.states import attributes_of, decide
@@ -128,7 +129,9 @@ def patch_archive(run_dir: Path, facts: Mapping[str, Any], end: Mapping[str, Any
                                  hint=f"yprov validate {run_dir}")
             data = as_bytes(document, sort=True)
             run = document["activity"][RUN]
-            description = as_bytes(patched_crate(json.loads(crate.read_bytes()), run, data))
+            about = patched_crate(json.loads(crate.read_bytes()), run, data)
+            restate(run_dir, about, {PROV_FILE: data}, ended="yp:exitCode" in run)
+            description = as_bytes(about)
             write_whole(prov, data)
             write_whole(crate, description)
         except OSError as e:

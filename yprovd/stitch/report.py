@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from yprovd.stitch.curves import columns_of
+from yprovd.stitch.absences import unread_gpus
 from yprovd.stitch.energy import SCOPES, NodeEnergy, Window, weakest
 from yprovd.stitch.facts import host_list, part
 from yprovd.stitch.record import Node, Record
@@ -61,7 +61,7 @@ def report_of(
     """`nodes`, `windows`: what the meters of `Record.nodes` say, and the run on their clocks. `energy_j`,
     `gpu_energy_j`: the sums over all of them, as they were attributed."""
     absent = [record.nodes[i] for i, e in enumerate(nodes) if e.total is None]
-    reason = _absence(absent) if record.nodes else "no node daemon ran"
+    reason = _absence(absent, [e for e in nodes if e.total is None]) if record.nodes else "no node daemon ran"
     rows = tuple(row for i, (e, w) in enumerate(zip(nodes, windows, strict=True)) for row in _rows(i, e, w))
     notes = _by_host((record.nodes[i].host, note) for i, e in enumerate(nodes) for note in e.notes)
     if energy_j is None:
@@ -97,13 +97,12 @@ def _rows(index: int, energy: NodeEnergy, window: Window | None) -> list[MeterRo
     ) for r in energy.readings]
 
 
-def _absence(nodes: Sequence[Node]) -> str:
-    """Why these have no figure. RAPL is what any node could have."""
-    reasons = sorted({a.reason for n in nodes for s in n.samples for a in s.schema.absences if a.sensor == "rapl"})
-    if nodes and not reasons:
-        there = any(columns_of(n) for n in nodes)
-        return "the energy counters were read less than twice" if there else "there is no energy counter"
-    return "; ".join(reasons)
+def _absence(nodes: Sequence[Node], energies: Sequence[NodeEnergy]) -> str:
+    """Why these have no figure: what is wrong with their meters; without one, RAPL is what any node could have."""
+    reasons = sorted({r.reason for e in energies for r in e.readings if r.reason}
+                     | {reason for n in nodes for reason in unread_gpus(n)}) or sorted(
+        {a.reason for n in nodes for s in n.samples for a in s.schema.absences if a.sensor == "rapl"})
+    return "; ".join(reasons) or ("there is no energy counter" if nodes else "")
 
 
 def _by_host(lines: Iterable[tuple[str, str]]) -> tuple[str, ...]:

@@ -162,16 +162,16 @@ def write_store(path: Path) -> None:
     import zarr
 
     root = zarr.create_group(path)
-    cpu = root.create_array("host/cpu_utilization", shape=(2, 11), chunks=(2, 4), dtype="i2", fill_value=-32768,
-                            attributes={"units": "percent", "_FillValue": -32768})
-    cpu[:] = 50
+    cpu = root.create_array("host/cpu_utilization", shape=(2, 11), chunks=(2, 4), dtype="f4", fill_value=np.nan,
+                            attributes={"units": "1"})
+    cpu[:] = 0.5
     energy = root.create_array("rapl/energy", shape=(2, 11), chunks=(1, 11), dtype="i4", fill_value=-(2**31),
-                               attributes={"units": "mJ", "_FillValue": -(2**31)})
-    energy[:, 1:] = 100_000
-    loss = root.create_array("metrics/training/loss", shape=(201,), chunks=(64,), dtype="f8", fill_value=np.nan,
+                               attributes={"units": "J", "_FillValue": -(2**31)})
+    energy[:, 1:] = 100
+    loss = root.create_array("metrics/training/loss", shape=(200,), chunks=(64,), dtype="f8", fill_value=np.nan,
                              attributes={"units": ""})
-    values = np.full(201, 1.0)
-    values[[0, 100, 200]] = 2.5, np.nan, 0.25
+    values = np.full(200, 1.0)
+    values[[0, 50, 100, 199]] = 2.5, 0.25, np.nan, 0.25
     loss[:] = values
     score = root.create_array("metrics/default/score", shape=(1,), chunks=(1,), dtype="f8", fill_value=np.nan,
                               attributes={"units": ""})

@@ -1,0 +1,232 @@
+"""Asking git about a user's repository without touching it, and without running what its configuration says.
+
+Git is never pointed at the repository's own `.git`, but at a *shadow* of it in a folder of ours: a copy of the index,
+the object store as an alternate, and of the configuration only what says how files are to be compared. So nothing of
+the user's is locked, refreshed or written, and no hook, file system monitor, filter, `textconv`, external diff,
+credential helper or lazy fetch of a hostile or slow repository runs. Commands that write objects are not used at all:
+they would also touch the time stamps of the alternate's. Only references and settings are read from `.git` itself.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+#: The settings that say what a file's content is, and which files count.
+_KEPT = ("core.autocrlf", "core.eol", "core.filemode", "core.ignorecase", "core.symlinks", "core.precomposeunicode",
+         "core.sparsecheckout", "core.sparsecheckoutcone")
+_FILES = {"core.excludesfile": "git/ignore", "core.attributesfile": "git/attributes"}
+#: Git's tree without files; every git knows it.
+EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+_CALL_S = 20.0
+_SAFE = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "protocol.allow=never",
+         "-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "core.untrackedCache=false")
+
+
+class GitFailed(Exception):
+    """A sentence for the record: what could not be had."""
+
+
+def find(folder: Path) -> tuple[Path, Path] | None:
+    """(work tree, git directory) of the repository that a folder lies in."""
+    for root in (folder, *folder.parents):
+        dot_git = root / ".git"
+        try:
+            if (dot_git / "HEAD").is_file() or (dot_git / "HEAD").is_symlink():
+                return root, dot_git
+            if dot_git.is_file():
+                kind, _, path = dot_git.read_text(encoding="utf-8", errors="surrogateescape").strip().partition(": ")
+                if kind == "gitdir" and (root / path / "HEAD").is_file():
+                    return root, Path(os.path.normpath(root / path))
+        except OSError:
+            return None
+    return None
+
+
+class Git:
+    """One repository by its shadow. `scratch`: a folder of ours that does not exist yet. `left_s`: seconds left for all
+    calls. Raises GitFailed, also from the constructor, and OSError."""
+
+    def __init__(self, folder: Path, scratch: Path, left_s: Callable[[], float] = lambda: 60.0) -> None:
+        program = shutil.which("git")
+        if program is None:
+            raise GitFailed("`git` is not in PATH")
+        found = find(folder)
+        if found is None:
+            raise GitFailed("no git repository")
+        self.program, self.scratch, self.left_s = program, scratch, left_s
+        self.root, self.git_dir = found
+        scratch.mkdir(parents=True)
+        self.common = self.git_dir
+        if (self.git_dir / "commondir").is_file():
+            self.common = Path(os.path.normpath(self.git_dir / (self.git_dir / "commondir").read_text().strip()))
+        self.settings = self._settings()
+        self.sha256 = self.settings.get("extensions.objectformat", "") == "sha256"
+        self.head = self._line("rev-parse", "--verify", "--quiet", "HEAD^0")
+        self.branch = self._line("symbolic-ref", "--quiet", "--short", "HEAD")
+        self.shadow = self._make_shadow()
+
+    # -- the repository itself: references and settings ------------------------------------------------------------
+
+    def _settings(self) -> dict[str, str]:
+        listed = self._run([f"--git-dir={self.git_dir}", "config", "--list", "-z"], self._environ(), self.root)
+        pairs = (one.partition("\n") for one in listed.decode("utf-8", "surrogateescape").split("\0") if one)
+        return {key: value for key, _, value in pairs}
+
+    def _line(self, *words: str) -> str:
+        """The one line that a command says of `.git`; "" when it fails."""
+        try:
+            said = self._run([*_SAFE, f"--git-dir={self.git_dir}", *words], self._environ(), self.root)
+        except GitFailed:
+            return ""
+        return said.decode("utf-8", "surrogateescape").strip()
+
+    def remotes(self) -> dict[str, str]:
+        """{name: address as it is configured}"""
+        return {key[7:-4]: value for key, value in self.settings.items()
+                if key.startswith("remote.") and key.endswith(".url")}
+
+    def remote_tips(self) -> list[str]:
+        """The commits that remotes are known to have."""
+        said = self._line("for-each-ref", "--format=%(objectname)", "refs/remotes")
+        return sorted(set(said.split()))
+
+    # -- the shadow ------------------------------------------------------------------------------------------------
+
+    def _environ(self) -> dict[str, str]:
+        environ = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "LC_", "LD_PRELOAD"))}
+        quiet = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
+        return environ | quiet
+
+    def _make_shadow(self) -> Path:
+        shadow = self.scratch / "git"
+        (shadow / "objects" / "info").mkdir(parents=True)
+        (shadow / "refs").mkdir()
+        (shadow / "info").mkdir()
+        alternate = os.fspath(self.common / "objects").replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        (shadow / "objects" / "info" / "alternates").write_bytes(os.fsencode(f'"{alternate}"\n'))
+        for name in ("index", *(p.name for p in self.git_dir.glob("sharedindex.*"))):
+            if (self.git_dir / name).is_file():
+                shutil.copyfile(self.git_dir / name, shadow / name)
+        for name in ("info/exclude", "info/attributes", "info/sparse-checkout", "shallow"):
+            for home in (self.git_dir, self.common):
+                if (home / name).is_file() and not (shadow / name).exists():
+                    shutil.copyfile(home / name, shadow / name)
+        lines = ["[core]", f"repositoryformatversion = {int(self.sha256)}", "bare = false", "untrackedCache = false"]
+        lines += [f"{key[5:]} = {_quoted(self.settings[key])}" for key in _KEPT if key in self.settings]
+        config_home = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+        for key, usual in _FILES.items():
+            path = Path(self.settings.get(key) or config_home / usual).expanduser()
+            lines.append(f"{key[5:]} = {_quoted(os.fspath(self.root / path))}")
+        if self.sha256:
+            lines += ["[extensions]", "objectformat = sha256"]
+        (shadow / "config").write_text("\n".join([*lines, ""]), encoding="utf-8", errors="surrogateescape")
+        (shadow / "HEAD").write_text(f"{self.head}\n" if self.head else "ref: refs/heads/unborn\n")
+        if self.head and self.branch:
+            branch = shadow / "refs" / "heads" / self.branch
+            branch.parent.mkdir(parents=True)
+            branch.write_text(f"{self.head}\n")
+        return shadow
+
+    def __call__(self, *words: str, feed: bytes = b"", limit: int = 256 << 20) -> bytes:
+        """What git says of the shadow, in the work tree's topmost folder."""
+        return self._run([*_SAFE, *words], self._shadow_environ(), self.root, feed, limit)
+
+    def _shadow_environ(self) -> dict[str, str]:
+        nothing = os.fspath(self.scratch)
+        return self._environ() | {
+            "GIT_DIR": os.fspath(self.shadow), "GIT_WORK_TREE": os.fspath(self.root), "HOME": nothing,
+            "XDG_CONFIG_HOME": nothing, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull,
+            "GIT_CONFIG_NOSYSTEM": "1", "GIT_ATTR_NOSYSTEM": "1", "GIT_LITERAL_PATHSPECS": "0",
+        }
+
+    def _run(
+        self, words: Sequence[str], environ: dict[str, str], folder: Path, feed: bytes = b"", limit: int = 1 << 20
+    ) -> bytes:
+        """Output goes to a file of ours, so that no amount of it fills the memory or blocks git."""
+        left = min(_CALL_S, self.left_s())
+        what = next((w for w in words if not w.startswith("-") and "=" not in w), "git")
+        if left <= 0:
+            raise GitFailed(f"no time was left for `git {what}`")
+        said, asked = self.scratch / "said", self.scratch / "asked"
+        asked.write_bytes(feed)
+        with open(said, "wb") as out, open(asked, "rb") as given:
+            child = subprocess.Popen([self.program, *words], stdin=given, stdout=out, stderr=subprocess.DEVNULL,
+                                     env=environ, cwd=folder, start_new_session=True)
+            deadline = time.monotonic() + left
+            try:
+                while not _ended(child, 0.25):
+                    if time.monotonic() > deadline:
+                        raise GitFailed(f"`git {what}` took longer than {left:.3g} s")
+                    if os.fstat(out.fileno()).st_size > limit:
+                        raise GitFailed(f"`git {what}` said more than {limit} bytes")
+            finally:
+                _end(child)
+        if child.returncode != 0:
+            raise GitFailed(f"`git {what}` ended with {child.returncode}")
+        if said.stat().st_size > limit:
+            raise GitFailed(f"`git {what}` said more than {limit} bytes")
+        return said.read_bytes()
+
+    def contents(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """(type, content) of each object, one at a time."""
+        (self.scratch / "asked").write_text("".join(f"{name}\n" for name in names))
+        with open(self.scratch / "asked", "rb") as given:
+            child = subprocess.Popen([self.program, *_SAFE, "cat-file", "--batch"], stdin=given, cwd=self.root,
+                                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self._shadow_environ(),
+                                     start_new_session=True)
+        assert child.stdout is not None
+        try:
+            for name in names:
+                if self.left_s() <= 0:
+                    raise GitFailed("no time was left to read its objects")
+                words = child.stdout.readline().split()
+                if len(words) != 3 or not words[2].isdigit():
+                    raise GitFailed(f"the object {name} is missing")
+                yield words[1].decode(), child.stdout.read(int(words[2]))
+                child.stdout.read(1)
+        finally:
+            child.stdout.close()
+            _end(child)
+
+
+def _ended(child: subprocess.Popen[bytes], timeout_s: float) -> bool:
+    """Whether it has, after at most `timeout_s`. By a descriptor: Popen's own waiting sleeps in steps."""
+    try:
+        fd = os.pidfd_open(child.pid)
+    except OSError:  # Linux before 5.3
+        try:
+            child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+    try:
+        select.select([fd], [], [], timeout_s)
+    finally:
+        os.close(fd)
+    return child.poll() is not None
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            child.kill()
+        child.wait()
+
+
+def _quoted(value: str) -> str:
+    """As a value in git's configuration file."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    return f'"{escaped}"'
+
+
+def zero_separated(data: bytes) -> list[bytes]:
+    return [one for one in data.split(b"\0") if one]

@@ -1,0 +1,228 @@
+"""What looks like a secret does not stay, whatever form it has; what only resembles one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.planted import PLANTED
+from yprovd.masking import masked_frames
+from yprovd.secrets import OVERLAP, Masker, known_values, masked, values_of_command
+from yprovd.shapes import is_secret
+from yprovd.wire import Frame, Kind, frames_of, from_json, pack, pack_metrics, to_json, unpack_metrics
+
+
+@pytest.mark.parametrize("name", [
+    "HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "AWS_SESSION_TOKEN", "token", "--api-key",
+    "password", "DB_PASSWORD", "db.passwd", "clientSecret", "apiKey", "accessToken", "_authToken", "AccountKey",
+    "X-Amz-Signature", "sig", "MYSQL_PWD", "GITHUB_PAT", "SLURM_JWT", "SSH_PRIVATE_KEY", "credentials", "DB_PASS",
+    "SINGULARITYENV_HF_TOKEN", "my secret", "model/api_key",
+])
+def test_names_of_secrets(name: str) -> None:
+    assert is_secret(name)
+
+
+@pytest.mark.parametrize("name", [
+    "pad_token", "--eos-token", "max_token", "num_tokens", "tokens", "tokenizer", "key", "image_key", "PWD", "OLDPWD",
+    "PATH", "keyboard", "secretary", "author", "sign", "monkey", "lr", "", "-", "bypass", "forward_pass", "compass",
+])
+def test_names_of_other_things(name: str) -> None:
+    assert not is_secret(name)
+
+
+@pytest.mark.parametrize("form", PLANTED, ids=lambda form: form.name)
+@pytest.mark.parametrize("around", ["{}", "before {} after", "+{}\n", '{{"a": 1}} {}', "x\n{}\ny"])
+def test_every_planted_form_is_found_in_a_text(form: Any, around: str) -> None:
+    text = Masker().text(around.format(form.text))
+    for value in form.values:
+        assert value not in text, text
+
+
+@pytest.mark.parametrize("form", PLANTED, ids=lambda form: form.name)
+def test_every_planted_form_is_found_in_a_diff_and_in_json(form: Any) -> None:
+    diff = "".join(f"+{line}\n" for line in form.text.split("\n"))
+    document = json.dumps(Masker().document({"note": form.text, "list": [form.text], form.text: 1}))
+    for value in form.values:
+        for line in value.split("\n"):
+            assert line not in Masker().text(diff)
+            assert line not in document
+
+
+@pytest.mark.parametrize("text", [
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "0b7c1a52-3f6e-4d1c-9a43-6d2f8e1b7c55", "commit 3f0ed31b06671437956eb1ffc6907bd86366fe1d",
+    "swh:1:dir:3f0ed31b06671437956eb1ffc6907bd86366fe1d",
+    "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "md5=d41d8cd98f00b204e9800998ecf8427e",
+    "--hash=sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "GPU-5fc92a3e-aab1-9f11-cafe-000000000000", "--pad-token=<pad>", "--pad-token <pad>", "--eos-token-id 2",
+    "eos_token=</s>", "tokens/s: 1234.5", "max_token=4096", "token=tokenizer.eos_token", "self.token = token",
+    "def f(token: str = None):", "token: Optional[str] = None", "api_key = os.environ['X_API_KEY']",
+    "os.getenv('HF_TOKEN', None)", "api_key=api_key", "password = getpass.getpass()", "token = get_token(1)",
+    "export HF_TOKEN=$MY_TOKEN", "export KEY=${WANDB_API_KEY}", "secret: false", "auth: none",
+    'parser.add_argument("--token", help="the token of the service")', "if token == 5:",
+    "basic understanding of things", "a bearer of good news", "the password is not given",
+    "password 5 characters long", "image_key=pixel_values9", "disk-aaaaaaaaaaaaaaaaaaaaaaaa1",
+    "task-0123456789abcdef0123456789", "risk-averse", "git@github.com:a/b.git", "ssh://git@github.com/x/y.git",
+    "https://host:8080/x@y", "https://example.org/a:b", "docker run -u 1000:1000 x", "key = jax.random.PRNGKey(0)",
+    "step 10: loss 0.5, 3 tokens", "key-value", "input_tokens=55", "--max-token 512",
+    "from yprovd.secrets import Masker", "import secrets", "pypi-publish-the-package-now", "eyJust-a-name",
+    "hf_transfer", "AKIAMAKI", "https://hooks.example.org/services/abc", "sig=1", "cookie-cutter",
+    "num_attention_heads: 12",
+])
+def test_what_resembles_a_secret_stays(text: str) -> None:
+    assert Masker().text(text) is text
+    assert Masker().text(f"x {text} y") == f"x {text} y"
+
+
+@pytest.mark.parametrize(("command", "shown"), [
+    (["--password", "hunter2", "x"], ["--password", "***", "x"]),
+    (["--api-key=X", "--hf-token=Y"], ["--api-key=***", "--hf-token=***"]),
+    (["TOKEN='hunter2' x"], ["TOKEN=*** x"]),
+    (["--pad-token", "<pad>", "--token", "--flag"], ["--pad-token", "<pad>", "--token", "--flag"]),
+    (["bash", "-c", "WANDB_API_KEY=abc python t.py --password=x"],
+     ["bash", "-c", "WANDB_API_KEY=*** python t.py --password=***"]),
+    (["bash", "-c", "python t.py --api-key hunter2 --lr 0.1"], ["bash", "-c", "python t.py --api-key *** --lr 0.1"]),
+    (["curl", "-u", "ada:hunter2", "https://u:hunter2@h/"], ["curl", "-u", "ada:***", "https://u:***@h/"]),
+    (["-H", "Authorization: Bearer abcdef123456"], ["-H", "Authorization: Bearer ***"]),
+    (["docker", "run", "-e", "HF_TOKEN=abc", "x"], ["docker", "run", "-e", "HF_TOKEN=***", "x"]),
+])
+def test_a_command_line_is_told_without_its_secrets(command: list[str], shown: list[str]) -> None:
+    assert masked(command) == shown
+
+
+def test_what_is_secret_in_the_environment_and_the_command_is_known() -> None:
+    environ = {"HF_TOKEN": "known-value-1", "SHORT_TOKEN": "abc", "PWD": "/home/ada/code", "A_TOKEN": "/path/to/file",
+               "NUM_PASSWORD": "12345678", "B_SECRET": "disabled"}
+    assert known_values(environ) == {"known-value-1"}
+    command = ["x", "--api-key", "from-argv-1", "bash -c 'TOKEN=inside-bash-2 y'", "https://u:in-an-url-3@h/", "--lr"]
+    assert values_of_command(command) == {"from-argv-1", "inside-bash-2", "in-an-url-3"}
+
+
+def test_a_known_value_is_found_however_it_is_written() -> None:
+    value = 'pässwörd "1"\\x/y'
+    masker = Masker([value])
+    in_a_url = "p%C3%A4ssw%C3%B6rd%20%221%22%5Cx%2Fy"
+    for text in (value, json.dumps(value), json.dumps(value, ensure_ascii=False), in_a_url):
+        assert "ssw" not in masker.text(f"a {text} b")
+    assert b"ssw" not in masker.data(f"a {value} b".encode())
+
+
+def test_a_text_without_a_secret_is_the_same_object() -> None:
+    text, data = "nothing here", b"nothing here"
+    assert Masker().text(text) is text
+    assert Masker().data(data) is data
+
+
+@given(st.text(max_size=300), st.integers(0, 20))
+def test_masking_again_changes_nothing(text: str, at: int) -> None:
+    masker = Masker()
+    once = masker.text(f"{text[:at]} ghp_{'a1' * 18} {text[at:]}")
+    assert masker.text(once) == once
+    assert "ghp_" not in once or "ghp_" in text
+
+
+def test_values_of_keys_with_secret_names_go_whatever_they_are() -> None:
+    document = {"api_key": "abc", "tags": {"hf-token": "xyz", "team": "vision"}, "password": 1234, "max_token": 5,
+                "use_auth_token": True, "token": None}
+    assert Masker().document(document) == {
+        "api_key": "***", "tags": {"hf-token": "***", "team": "vision"}, "password": "***", "max_token": 5,
+        "use_auth_token": True, "token": None}
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [1000, 4096, 256 << 10])
+def test_a_secret_is_overwritten_in_place_wherever_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    """Also across the borders of blocks: length, and everything else, stay."""
+    monkeypatch.setattr("yprovd.secrets._BLOCK", block)
+    monkeypatch.setattr("yprovd.secrets.OVERLAP", 200)
+    log = tmp_path / "out.log"
+    secret, rng = b"ghp_" + b"a1" * 18, random.Random(0)
+    clean = bytearray(rng.choices(b"abc \n", k=9000))
+    with_secrets = bytearray(clean)
+    for at in range(50, 8900, 211):
+        clean[at:at + 42], with_secrets[at:at + 42] = b" " + b"*" * 40 + b" ", b" " + secret + b" "
+    log.write_bytes(with_secrets)
+    assert Masker().overwrite(log) == 9000
+    assert log.read_bytes() == bytes(clean)
+
+
+def test_a_log_that_still_grows_is_looked_at_from_where_it_was(tmp_path: Path) -> None:
+    log = tmp_path / "out.log"
+    masker = Masker()
+    with open(log, "ab", buffering=0) as f:
+        f.write(b"x" * 2 * OVERLAP + b" ghp_" + b"a1" * 10)  # it is being written
+        upto = masker.overwrite(log, final=False)
+        assert b"ghp_" in log.read_bytes()
+        f.write(b"b2" * 8 + b"\nnext")
+        assert masker.overwrite(log, upto, final=False) > upto
+        f.write(b" line")
+    assert log.read_bytes() == b"x" * 2 * OVERLAP + b" " + b"*" * 40 + b"\nnext line"
+
+
+def test_a_link_in_the_place_of_a_log_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("ghp_" + "a1" * 18)
+    (tmp_path / "out.log").symlink_to("mine")
+    with pytest.raises(OSError, match="symbolic links"):
+        Masker().overwrite(tmp_path / "out.log")
+    assert "ghp_" in (tmp_path / "mine").read_text()
+
+
+def test_a_binary_file_is_searched_whatever_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(os.urandom(1 << 20))
+    assert not Masker(["a-known-value"]).in_binary(path)
+    for secret in (b"ghp_" + b"a1" * 18, b"a-known-value"):
+        path.write_bytes(b"\0" * (256 * 1024 - 10) + secret + b"\0" * 100)
+        assert Masker(["a-known-value"]).in_binary(path)
+
+
+# -- frames -----------------------------------------------------------------------------------------------------------
+
+
+def through(kind: int, payload: bytes, masker: Masker | None = None) -> Frame:
+    data = pack(kind, 7, 3, 1000, 2000, payload)
+    (frame,) = frames_of(masked_frames(frames_of(data), data, masker or Masker()))
+    assert (frame.kind, frame.source, frame.seq, frame.wall_ns, frame.mono_ns) == (kind, 7, 3, 1000, 2000)
+    return frame
+
+
+def test_frames_without_a_secret_are_the_same_object() -> None:
+    data = pack(Kind.EVENTS, 1, 1, 1, 1, to_json([{"e": "begin", "t": 1, "id": 1, "name": "tokenize"}]))
+    assert masked_frames(frames_of(data), data, Masker()) is data
+    samples = pack(Kind.SAMPLES, 1, 2, 1, 1, b"ghp_" + b"a1" * 18)  # numbers, whatever they look like
+    assert masked_frames(frames_of(samples), samples, Masker()) is samples
+
+
+def test_parameters_events_and_names_are_masked() -> None:
+    token = "ghp_" + "a1" * 18
+    rows = [{"e": "param", "t": 1, "name": "openai_api_key", "value": "hunter2"},
+            {"e": "param", "t": 1, "name": "max_token", "value": 512},
+            {"e": "param", "t": 1, "name": "config", "value": {"db": {"password": "x"}, "lr": float("inf")}},
+            {"e": "param", "t": 1, "name": token, "value": [token]},
+            {"e": "event", "t": 1, "name": "login", "attributes": {"url": "https://u:pw123@h/"}, "context": token}]
+    after = from_json(through(Kind.EVENTS, to_json(rows)).payload)
+    assert after == [
+        {"e": "param", "t": 1, "name": "openai_api_key", "value": "***"},
+        {"e": "param", "t": 1, "name": "max_token", "value": 512},
+        {"e": "param", "t": 1, "name": "config", "value": {"db": {"password": "***"}, "lr": float("inf")}},
+        {"e": "param", "t": 1, "name": "***", "value": ["***"]},
+        {"e": "event", "t": 1, "name": "login", "attributes": {"url": "https://u:***@h/"}, "context": "***"}]
+
+
+def test_names_of_metrics_are_masked_and_their_numbers_stay() -> None:
+    secret = "a-known-value"
+    rows = [(5, f"loss/{secret}", 0.5, 1, "training", 0), (6, "acc", float("nan"), None, secret, None)]
+    after = unpack_metrics(through(Kind.METRICS, pack_metrics(rows), Masker([secret])).payload)
+    assert after[0] == (5, "loss/***", 0.5, 1, "training", 0)
+    assert (after[1].name, after[1].context, after[1].step, after[1].epoch) == ("acc", "***", None, None)

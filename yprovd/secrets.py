@@ -1,0 +1,202 @@
+"""What looks like a secret, and texts without it: the one room that decides it. Standard library only.
+
+Three things tell a secret: its *name* (`HF_TOKEN=...`, `--api-key ...`, `"password": "..."`), its *shape* (`ghp_...`,
+a JWT, a PEM key, `https://user:password@host`), and its *value*, where that is known as the value of a variable or an
+option with such a name (`known_values`, `values_of_command`). Known values are held in memory only, and never written.
+
+Hexadecimal digests, UUIDs and the tokens of language models (`--pad-token`) are none. A text may hold a secret that
+nothing tells: a password in prose.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from yprovd.shapes import ANCHORS, NOT_VALUES, STRONG, is_number, is_secret, spans_of
+
+HIDDEN = "***"
+#: Shorter values of variables are not sought in texts: they would be found everywhere.
+SHORTEST = 8
+#: Longer ones are sought by their first characters.
+_LONGEST_KNOWN = 1024
+#: A secret that is longer than this may be missed where two blocks of a file meet.
+OVERLAP = 24 << 10
+_BLOCK = 256 << 10
+
+def known_values(environ: Mapping[str, str]) -> set[str]:
+    """The values of variables with secret names. Not to be stored."""
+    return {value for name, value in environ.items()
+            if is_secret(name) and len(value) >= SHORTEST and value.lower() not in NOT_VALUES
+            and not value.startswith(("/", "~", "$", "file:")) and not is_number(value)}
+
+
+class Masker:
+    """Takes secrets out of texts. `values`: known ones, sought literally (also as JSON and URLs write them)."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self._values: set[str] = set()
+        self._forms: list[str] = []
+        self.learn(values)
+
+    def learn(self, values: Iterable[str]) -> None:
+        """From now on these are sought, too."""
+        new = {v for v in values if len(v) >= SHORTEST} - self._values
+        if not new:
+            return
+        self._values |= new
+        forms = set()
+        for value in self._values:
+            forms |= {value[:_LONGEST_KNOWN], json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1],
+                      quote(value, safe=""), value.encode("utf-8", "surrogateescape").decode("latin-1")}
+        self._forms = sorted((f for f in forms if len(f) >= SHORTEST), key=len, reverse=True)
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where the secrets stand, in order, without overlap."""
+        found = list(self._spans(text))
+        if len(found) < 2:
+            return found
+        found.sort()
+        out = [found[0]]
+        for start, end in found[1:]:
+            if start <= out[-1][1]:
+                out[-1] = out[-1][0], max(end, out[-1][1])
+            else:
+                out.append((start, end))
+        return out
+
+    def _spans(self, text: str) -> Iterator[tuple[int, int]]:
+        for form in self._forms:
+            at = text.find(form)
+            while at >= 0:
+                yield at, at + len(form)
+                at = text.find(form, at + len(form))
+        yield from spans_of(text)
+
+    def suspects(self, data: bytes) -> bool:
+        """Whether a JSON text may hold a secret, in a name or a value: quick, and mostly no."""
+        text = data.decode("utf-8", "replace")
+        lower = text.lower()
+        return any(a in lower for a in ANCHORS) or any(form in text for form in self._forms)
+
+    def text(self, text: str) -> str:
+        """`text` with `***` for each secret; the very same object where there is none."""
+        spans = self.spans(text)
+        if not spans:
+            return text
+        out, at = [], 0
+        for start, end in spans:
+            out += [text[at:start], HIDDEN]
+            at = end
+        return "".join([*out, text[at:]])
+
+    def data(self, data: bytes) -> bytes:
+        """The same of a file's bytes, whatever its encoding."""
+        text = data.decode("latin-1")
+        masked = self.text(text)
+        return data if masked is text else masked.encode("latin-1")
+
+    def holds_secret(self, data: bytes) -> bool:
+        return bool(self.spans(data.decode("latin-1")))
+
+    def document(self, value: Any) -> Any:
+        """All texts of a JSON document, also its keys; and the values of keys with secret names."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {self.text(k) if isinstance(k, str) else k:
+                    hidden(str(k), v) if is_secret(str(k)) and not isinstance(v, (dict, list, tuple))
+                    else self.document(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.document(v) for v in value]
+        return value
+
+    def overwrite(self, path: str | os.PathLike[str], begin: int = 0, *, final: bool = True) -> int:
+        """Put `*` in the place of each character of a secret in a file that may still be written to: its length and
+        what others append stay. From `begin` on; returns up to where it has looked, from which a later call goes on.
+        In blocks, each with the end of the one before it: a secret across two is found. One at the very end may not be
+        complete yet, and is left unless `final`. Raises OSError."""
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            at = max(0, begin - OVERLAP)
+            while True:
+                data = os.pread(fd, _BLOCK + OVERLAP, at)
+                more = len(data) == _BLOCK + OVERLAP
+                for start, end in self.spans(data.decode("latin-1")):
+                    if end < len(data) or (final and not more):
+                        os.pwrite(fd, b"*" * (end - start), at + start)
+                if not more:
+                    return at + len(data)
+                at += _BLOCK
+        finally:
+            os.close(fd)
+
+    def in_binary(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a file of any size and kind holds a known value, or a token that is told by its beginning."""
+        forms = [f.encode("utf-8", "surrogateescape") for f in self._forms]
+        with open(path, "rb", buffering=0) as f:
+            rest = b""
+            while block := f.read(_BLOCK):
+                data = rest + block
+                if any(form in data for form in forms):
+                    return True
+                for anchor in STRONG:
+                    at = data.find(anchor)
+                    while at >= 0:
+                        if any(True for _ in spans_of(data[max(0, at - 8):at + 4096].decode("latin-1"))):
+                            return True
+                        at = data.find(anchor, at + 1)
+                rest = data[-4096:]
+        return False
+
+
+def hidden(name: str, value: Any) -> Any:
+    """The value of something with a secret name: a number of tokens and a switch are none."""
+    if value is None or isinstance(value, bool) or value == "":
+        return value
+    if isinstance(value, int | float) and name.lower().endswith("token"):
+        return value
+    return HIDDEN
+
+
+_ASSIGNMENT = re.compile(r"([\w.-]+)=('[^']*'|\"[^\"]*\"|[^\s;&|'\"]+)")
+_USER = ("-u", "--user", "--proxy-user")
+_NOBODY = Masker()
+
+
+def masked(command: Sequence[str], masker: Masker = _NOBODY) -> list[str]:
+    """The command line without what looks like a secret: `--api-key X`, `TOKEN=X`, also within a `bash -c`."""
+    return [masker.text(HIDDEN.join(pieces)) for pieces, _hidden in _taken_apart(command)]
+
+
+def values_of_command(command: Sequence[str]) -> set[str]:
+    """The secrets that a command line gives by name. Not to be stored."""
+    values = {value.strip("'\"") for _pieces, hidden_ones in _taken_apart(command) for value in hidden_ones}
+    for word in command:
+        values |= {word[a:b] for a, b in _NOBODY.spans(word)}
+    return {v for v in values if len(v) >= SHORTEST and v.lower() not in NOT_VALUES and not v.startswith("$")
+            and not is_number(v)}
+
+
+def _taken_apart(command: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
+    """Each word as what stands around its secrets, and the secrets."""
+    for i, word in enumerate(command):
+        before = command[i - 1] if i else ""
+        if before.startswith("-") and is_secret(before) and not word.startswith("-"):
+            yield ["", ""], [word]
+            continue
+        if before in _USER and ":" in word and not word.partition(":")[2].isdecimal():
+            user, _, password = word.partition(":")
+            yield [f"{user}:", ""], [password]
+            continue
+        pieces, secrets, at = [], [], 0
+        for m in _ASSIGNMENT.finditer(word):
+            if is_secret(m[1]):
+                pieces.append(word[at:m.start(2)])
+                secrets.append(m[2])
+                at = m.end()
+        yield [*pieces, word[at:]], secrets
