@@ -216,7 +216,11 @@ def _import(
     (made / SPOOL_DIR).mkdir()
     written, config = write_spool(made, run, _config(run, name, directory), copy=copy, progress=progress)
     write_config(made, config)
-    done = stitch(made, keep_spool=keep_spool, progress=progress)
+    try:
+        done = stitch(made, keep_spool=keep_spool, progress=progress)
+    except YprovError as e:  # the spool goes, too: what it was made of is there
+        raise YprovError(str(e).removesuffix("; the spool is kept"),
+                         hint="is there room? otherwise please report it, with the original documents") from e
     stamp = datetime.fromtimestamp(config.created_ns / 1e9, UTC).strftime("%Y%m%dT%H%M%SZ")
     final = directory / f"{stamp}-{slug_of(config.name)}-{run.run_id[:8]}"
     if old is None and final.exists() and not force:

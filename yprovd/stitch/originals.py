@@ -46,8 +46,8 @@ class Originals:
             "yp:originalDocuments": len(self._documents) or None,
         }
 
-    def source(self, context: str | None, metric: str) -> str:
-        return self._sources.get((context, metric), "")
+    def source(self, context: str | None, metric: str) -> str | None:
+        return self._sources.get((context, metric))
 
     def copied_from(self, path: str) -> str | None:
         told = self._copied.get(path)

@@ -416,8 +416,8 @@ class _Build:
             entity = self.doc.entity(f"series/{slug(s.name)}", {
                 "prov:type": "provml:Metric", "prov:label": s.metric or '""', "yp:type": qname("yp:Series"),
                 "prov:location": f"{STORE}/{s.name}", "dcterms:identifier": STORE,
-                "yprov:context": s.context or "run",
-                "yprov:source": self.originals.source(s.context, s.metric) or s.source,
+                "yprov:context": s.context or "run", "yprov:source": s.source,
+                "yp:originalSource": self.originals.source(s.context, s.metric),
                 "yp:unit": s.unit, "yp:count": s.count, "yp:missing": s.missing, "yp:nonFinite": s.non_finite,
                 "yp:min": s.min, "yp:mean": s.mean, "yp:max": s.max, "yp:last": s.last, "yp:total": s.total,
             })
