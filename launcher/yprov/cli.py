@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -330,6 +331,53 @@ def export(
             print(done.path)
 
 
+@app.command("import")
+def import_(
+    paths: Annotated[list[Path], typer.Argument(
+        metavar="DIR...", help="Folders of runs of yProv4ML, or zip files of its crates.")],
+    directory: Dir = "yprov-runs",
+    every: Annotated[bool, typer.Option("--all", help="Every run below DIR.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="All runs below are the ranks of one.")] = False,
+    name: Annotated[str, typer.Option(help="Name of the run (default: the original's).")] = "",
+    time_zone: Annotated[str, typer.Option(
+        metavar="+HH:MM", help="Of times whose zone the original does not name.")] = "",
+    copy: Annotated[bool, typer.Option("--copy", help="Keep copies of models and artifacts, too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what was imported before.")] = False,
+    keep_spool: Annotated[bool, typer.Option("--keep-spool", help="Keep the raw frames.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make runs of ours from the output of yProv4ML 1.x, 2.x and 3.x: one run from the documents of all its ranks.
+
+    Examples:  yprov import prov/experiment_0  |  yprov import --all prov  |  yprov import --merge prov/exp_0 prov/exp_1
+    """
+    from dataclasses import asdict
+
+    from yprov.importing import import_runs
+
+    rows = []
+    failures: list[YprovError] = []
+    with _Progress("looking for runs") as progress:
+        for done in import_runs(paths, Path(directory), merge=merge, every=every, name=name, time_zone=time_zone,
+                                copy=copy, force=force, keep_spool=keep_spool, failed=failures.append,
+                                progress=progress):
+            if as_json:
+                rows.append({"directory": str(done.directory), "run_id": done.run_id, "made": done.made,
+                             "source": done.source, "state": done.state, **asdict(done.written),
+                             "notes": list(done.notes)})
+                continue
+            for note in done.notes:
+                print(f"note: {note}", file=sys.stderr)
+            w = done.written
+            print(f"{done.directory}: " + (
+                f"{done.source}, {w.ranks} {'rank' if w.ranks == 1 else 'ranks'}, {w.series} series, {w.values} values"
+                if done.made else "imported already"), flush=True)
+    if as_json:
+        _print_json(rows)
+    for failure in failures:
+        _complain(failure)
+    raise typer.Exit(1 if failures else 0)
+
+
 @app.command()
 def push(
     run: RunArg,
@@ -535,7 +583,16 @@ def submit(
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str))
+    print(json.dumps(_strict(value), indent=1, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def _strict(value: Any) -> Any:
+    """The same without the numbers that JSON has not: `inf`, `nan` as text."""
+    if isinstance(value, dict):
+        return {key: _strict(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _complain(error: YprovError) -> None:

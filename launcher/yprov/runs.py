@@ -38,7 +38,7 @@ def create(
     name = masker.text(settings.name or name_of(command))
     now = time.time_ns()
     stamp = datetime.fromtimestamp(now / 1e9, UTC).strftime("%Y%m%dT%H%M%SZ")
-    slug = _slug(name)
+    slug = slug_of(name)
     parent = Path(settings.dir).expanduser().absolute()
     run_dir = parent / f"{stamp}-{slug}-{run_id[:8]}"
     try:
@@ -54,7 +54,7 @@ def create(
                          hint="yprov run --dir DIRECTORY -- COMMAND   with a directory that you may write to") from None
 
 
-def _slug(name: str) -> str:
+def slug_of(name: str) -> str:
     """Of a long name the number at its end stays: jobs and tasks of arrays are found by it."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
     if len(slug) > 40:
@@ -81,14 +81,14 @@ def _describe(
                   "start": me.start if me else 0},
     )
     try:
-        _write_config(run_dir, config)
+        write_config(run_dir, config)
     except OSError:
         shutil.rmtree(config.runtime_dir, ignore_errors=True)
         raise
     return config
 
 
-def _write_config(run_dir: Path, config: RunConfig) -> None:
+def write_config(run_dir: Path, config: RunConfig) -> None:
     text = json.dumps(config.to_json(), indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
     write_whole(run_dir / RUN_FILE, text)
 
@@ -96,7 +96,7 @@ def _write_config(run_dir: Path, config: RunConfig) -> None:
 def on_this_machine(run_dir: Path, config: RunConfig) -> RunConfig:
     """The same run with its daemons on this machine only: no daemon could be placed by the scheduler."""
     config = config._replace(nodes=(), runtime_dir=_runtime_dir(config.run_id))
-    _write_config(run_dir, config)
+    write_config(run_dir, config)
     return config
 
 

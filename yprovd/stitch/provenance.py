@@ -10,7 +10,7 @@ is a pure function of the record (see `yprovd.stitch.document` for what holds fo
     monitoring                          activity  the daemons at work
     command                             entity    what was executed: the run brings it about, it starts the contexts
     job job/script experiment environment packages container nodes energy code code.diff code.bundle script telemetry
-    param/<name>  result/<name>  series/<path>  devices/<class>  source/<name>
+    param/<name>  result/<name>  series/<path>  devices/<class>  source/<name>  original/<name>
     input/<name>  output/<name>  dataset/<name>  model/<name>
     user/<name>  org/<name>  software/<name>      agents
 
@@ -26,7 +26,8 @@ every context that is not for validation or testing.
 environment, packages, container... (`yprovd.stitch.sources`), scheduler (the facts of `yprovd.slurm`, see
 `yprovd.stitch.scheduling`), daemons
 {placed_by, fallbacks [..], expected [hosts], ready, dark}, previous {run_id, directory}: the run of the attempt before,
-which is the activity `previous:run`, the very `run:run` of that run's own document.
+which is the activity `previous:run`, the very `run:run` of that run's own document; imported, of a run that another
+tool recorded (`yprovd.stitch.originals`).
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ from yprovd.stitch.facts import (
     whole,
 )
 from yprovd.stitch.machines import device_kinds, node_attributes
+from yprovd.stitch.originals import Originals
 from yprovd.stitch.presence import presence_of
 from yprovd.stitch.record import DeclaredFile, Record
 from yprovd.stitch.scheduling import attempt_of, job_attributes, job_of
@@ -104,6 +106,7 @@ class _Build:
         account = attribution.accounts[0]
         self.presence = presence_of(record, account.begin_ns, account.end_ns)
         self.doc = Document(self.run_id)
+        self.originals = Originals(part(record.run, "imported"))
         self.activities: dict[tuple[str, ...], QualifiedName] = {}
         self.epochs = Counter(a.path[:-1] for a in attribution.accounts if a.kind == "epoch")
         self.in_use: list[tuple[DeclaredFile, QualifiedName]] = []
@@ -204,6 +207,7 @@ class _Build:
             "yp:rusageUserSeconds": rusage.get("user_s"),
             "yp:rusageSystemSeconds": rusage.get("system_s"),
             "yp:rusageMaxRssBytes": rusage.get("max_rss_bytes"),
+            **self.originals.run_attributes(),
             **self._account(account),
             **self._rusage_instead(account, rusage),
             "yp:co2eGrams": self.footprint.grams if self.footprint else None,
@@ -398,6 +402,7 @@ class _Build:
             "prov:location": STORE, "yp:seriesCount": len(self.series),
         })
         self.doc.generated(telemetry, self.monitoring, self.monitoring_end)
+        self.originals.describe(self.doc, self.run, telemetry)
         report = self.attribution.energy
         energy = self.doc.entity("energy", {
             "prov:label": "energy", "yp:type": qname("yp:EnergyReport"),
@@ -412,6 +417,7 @@ class _Build:
                 "prov:type": "provml:Metric", "prov:label": s.metric or '""', "yp:type": qname("yp:Series"),
                 "prov:location": f"{STORE}/{s.name}", "dcterms:identifier": STORE,
                 "yprov:context": s.context or "run", "yprov:source": s.source,
+                "yp:originalSource": self.originals.source(s.context, s.metric),
                 "yp:unit": s.unit, "yp:count": s.count, "yp:missing": s.missing, "yp:nonFinite": s.non_finite,
                 "yp:min": s.min, "yp:mean": s.mean, "yp:max": s.max, "yp:last": s.last, "yp:total": s.total,
             })
@@ -474,6 +480,7 @@ class _Build:
             "yp:masked": True if f.masked else None,
             "yp:checksumAbsent": None if f.sha256 else f.reason or "no reason was recorded",
             "yp:modified": time_of(f.modified_ns) if f.modified_ns is not None else None,
+            "yp:copiedFrom": self.originals.copied_from(f.path),
         }
 
 
