@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def test_every_planted_form_is_found_in_a_diff_and_in_json(form: Any) -> None:
     "step 10: loss 0.5, 3 tokens", "key-value", "input_tokens=55", "--max-token 512",
     "from yprovd.secrets import Masker", "import secrets", "pypi-publish-the-package-now", "eyJust-a-name",
     "hf_transfer", "AKIAMAKI", "https://hooks.example.org/services/abc", "sig=1", "cookie-cutter",
-    "num_attention_heads: 12",
+    "num_attention_heads: 12", "docker run -u $(id -u):$(id -g) x", "docker run --user $UID:$GID x",
+    "date -u +%H:%M:%S", 'f"https://{user}:{password}@host/"', "https://me:${PASSWORD}@host/", "ftp://me:$PW@host/",
 ])
 def test_what_resembles_a_secret_stays(text: str) -> None:
     assert Masker().text(text) is text
@@ -95,6 +97,13 @@ def test_what_resembles_a_secret_stays(text: str) -> None:
 ])
 def test_a_command_line_is_told_without_its_secrets(command: list[str], shown: list[str]) -> None:
     assert masked(command) == shown
+
+
+def test_one_long_word_is_searched_at_once() -> None:
+    word = "0123456789abcdef" * 8000  # a configuration in hexadecimal
+    began = time.process_time()
+    assert masked(["train", word]) == ["train", word]
+    assert time.process_time() - began < 5.0  # from each of its letters on it would be a minute
 
 
 def test_what_is_secret_in_the_environment_and_the_command_is_known() -> None:
@@ -168,6 +177,34 @@ def test_a_log_that_still_grows_is_looked_at_from_where_it_was(tmp_path: Path) -
         assert masker.overwrite(log, upto, final=False) > upto
         f.write(b" line")
     assert log.read_bytes() == b"x" * 2 * OVERLAP + b" " + b"*" * 40 + b"\nnext line"
+
+
+KEY = ("-----BEGIN RSA PRIVATE KEY-----\n" + ("Ab" * 32 + "\n") * 20 + "-----END RSA PRIVATE KEY-----\n").encode()
+
+
+@pytest.mark.parametrize("cut", [3 * 65 + 32 + n for n in (0, 1, 7, 15, 16, 40, 64)])
+def test_a_key_of_many_lines_is_overwritten_as_a_whole(tmp_path: Path, cut: int) -> None:
+    """Also where it is looked at while it is being printed, and where two blocks of the log meet in it."""
+    hidden = b"*" * (len(KEY) - 1) + b"\n"
+    log = tmp_path / "out.log"
+    with open(log, "ab", buffering=0) as f:
+        f.write(KEY[:cut])
+        upto = Masker().overwrite(log, final=False)
+        f.write(KEY[cut:] + b"next")
+    Masker().overwrite(log, upto)
+    assert log.read_bytes() == hidden + b"next"
+    before = b"." * ((256 << 10) + OVERLAP - cut - 1) + b"\n"
+    log.write_bytes(before + KEY + b"next")
+    Masker().overwrite(log)
+    assert log.read_bytes() == before + hidden + b"next"
+
+
+def test_a_key_without_an_end_is_overwritten_at_last(tmp_path: Path) -> None:
+    log = tmp_path / "out.log"
+    log.write_bytes(KEY[:100])
+    upto = Masker().overwrite(log, final=False)
+    Masker().overwrite(log, upto)
+    assert log.read_bytes()[:96] == b"*" * 96
 
 
 def test_a_link_in_the_place_of_a_log_is_not_followed(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ _LONGEST_KNOWN = 1024
 #: A secret that is longer than this may be missed where two blocks of a file meet.
 OVERLAP = 24 << 10
 _BLOCK = 256 << 10
+#: Of a key in PEM a line has less, also in quotes and with signs in front.
+_KEY_LINE = 100
 
 def known_values(environ: Mapping[str, str]) -> set[str]:
     """The values of variables with secret names. Not to be stored."""
@@ -127,7 +129,7 @@ class Masker:
                 data = os.pread(fd, _BLOCK + OVERLAP, at)
                 more = len(data) == _BLOCK + OVERLAP
                 for start, end in self.spans(data.decode("latin-1")):
-                    if end < len(data) or (final and not more):
+                    if (final and not more) or not _cut_short(data, start, end):
                         os.pwrite(fd, b"*" * (end - start), at + start)
                 if not more:
                     return at + len(data)
@@ -154,6 +156,14 @@ class Masker:
         return False
 
 
+def _cut_short(data: bytes, start: int, end: int) -> bool:
+    """Whether a secret near the end of what was read may go on behind it. A key of many lines does until its END, also
+    where the last line is too short yet to be told as one of them; without its first line nothing tells the rest."""
+    key = data[start:end]
+    return end == len(data) or (end > len(data) - _KEY_LINE and start > len(data) - OVERLAP
+                                and b"-----BEGIN" in key and b"-----END" not in key)
+
+
 def hidden(name: str, value: Any) -> Any:
     """The value of something with a secret name: a number of tokens and a switch are none."""
     if value is None or isinstance(value, bool) or value == "":
@@ -163,7 +173,8 @@ def hidden(name: str, value: Any) -> Any:
     return HIDDEN
 
 
-_ASSIGNMENT = re.compile(r"([\w.-]+)=('[^']*'|\"[^\"]*\"|[^\s;&|'\"]+)")
+#: From a name's beginning on: sought from each of its letters, a word of 100 kB would take a minute.
+_ASSIGNMENT = re.compile(r"(?<![\w.-])([\w.-]+)=('[^']*'|\"[^\"]*\"|[^\s;&|'\"]+)")
 _USER = ("-u", "--user", "--proxy-user")
 _NOBODY = Masker()
 
