@@ -117,10 +117,21 @@ def test_what_is_secret_in_the_environment_and_the_command_is_known() -> None:
 def test_a_known_value_is_found_however_it_is_written() -> None:
     value = 'pässwörd "1"\\x/y'
     masker = Masker([value])
-    in_a_url = "p%C3%A4ssw%C3%B6rd%20%221%22%5Cx%2Fy"
-    for text in (value, json.dumps(value), json.dumps(value, ensure_ascii=False), in_a_url):
+    in_a_url, in_a_path = "p%C3%A4ssw%C3%B6rd%20%221%22%5Cx%2Fy", "p%C3%A4ssw%C3%B6rd%20%221%22%5Cx/y"
+    in_a_form, in_json = "p%C3%A4ssw%C3%B6rd+%221%22%5Cx%2Fy", json.dumps(value)
+    for text in (value, in_json, json.dumps(value, ensure_ascii=False), json.dumps(in_json),
+                 in_json.replace("/", "\\/"), in_a_url, in_a_path, in_a_form):
         assert "ssw" not in masker.text(f"a {text} b")
     assert b"ssw" not in masker.data(f"a {value} b".encode())
+
+
+def test_a_known_value_need_not_be_utf_8() -> None:
+    """A password in Latin-1 in the environment: it is as it was given, and holds nothing up."""
+    given = b"p\xe4ssword-1"
+    masker = Masker(known_values({"DB_PASSWORD": os.fsdecode(given)}))
+    assert masker.data(b"x " + given + b" y") == b"x *** y"
+    assert masker.text(f"x {os.fsdecode(given)} y") == "x *** y"
+    assert masker.text("x p%E4ssword-1 y") == "x *** y"
 
 
 def test_a_text_without_a_secret_is_the_same_object() -> None:

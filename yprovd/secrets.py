@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 from yprovd.shapes import ANCHORS, NOT_VALUES, STRONG, is_number, is_secret, spans_of
 
@@ -53,8 +53,11 @@ class Masker:
         self._values |= new
         forms = set()
         for value in self._values:
-            forms |= {value[:_LONGEST_KNOWN], json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1],
-                      quote(value, safe=""), value.encode("utf-8", "surrogateescape").decode("latin-1")}
+            once = json.dumps(value)[1:-1]
+            data = value.encode("utf-8", "surrogateescape")  # as it was given to us, UTF-8 or not
+            forms |= {value[:_LONGEST_KNOWN], once, json.dumps(once)[1:-1], once.replace("/", "\\/"),
+                      json.dumps(value, ensure_ascii=False)[1:-1], quote(data, safe=""), quote(data),
+                      quote_plus(data), data.decode("latin-1")}
         self._forms = sorted((f for f in forms if len(f) >= SHORTEST), key=len, reverse=True)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
