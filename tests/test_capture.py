@@ -97,6 +97,21 @@ def test_a_container_is_told_and_its_packages_are_not_those_of_this_machine(tmp_
     assert "container" in parts["packages"]["reason"]
 
 
+def test_a_repository_that_cannot_be_looked_at_leaves_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the user has no home, say: a number that passwd does not know, in a container."""
+    def no_home(self: Path) -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    git(tmp_path, "init", "-q")
+    (tmp_path / "image.sif").write_bytes(b"image")
+    parts = captured(["apptainer", "exec", "image.sif", "true"], tmp_path, tmp_path / "run")
+    assert parts["code"]["reasons"] == {"repository": "no home"}
+    assert parts["container"]["engine"] == "apptainer"
+
+
 def test_a_step_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Capturing, "_changes", lambda self: 1 / 0)
     git(tmp_path, "init", "-q")

@@ -88,7 +88,7 @@ class Capturing:
                 self.repository = Code(Path(os.path.realpath(folder)), self.source, self.scratch / "git", self.masker,
                                        self.left_s)
                 break
-            except (GitFailed, OSError) as e:
+            except (GitFailed, OSError, ValueError, RuntimeError) as e:  # also where there is no home: the rest is told
                 shutil.rmtree(self.scratch, ignore_errors=True)
                 self.code["reasons"] = {"repository": str(e)}
         if self.repository is not None:
