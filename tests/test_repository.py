@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -246,6 +247,34 @@ def test_too_much_to_read_has_no_tree(repo: Path, tmp_path: Path, monkeypatch: p
     assert facts["reasons"] == {"tree": "more than 100 bytes are changed or untracked"}
 
 
+def test_a_file_of_lfs_is_not_read_before_it_is_known_to_be_too_large(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint may have any size, and its pointer the sum of all of it."""
+    monkeypatch.setattr("yprov.trees.lfs_pointer", lambda path: pytest.fail(f"{path} was read"))
+    (repo / ".gitattributes").write_text("*.pt filter=lfs\n")
+    with open(repo / "a.pt", "wb") as f:
+        f.truncate(2 << 30)
+    facts, _source = code_of(repo, tmp_path)
+    assert "changed or untracked" in facts["reasons"]["tree"]
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_opened(repo: Path, tmp_path: Path) -> None:
+    """It would wait for a writer, and take from the job what that writes."""
+    (repo / "tool.sh").unlink()
+    os.mkfifo(repo / "tool.sh")
+    (repo / "train.py").write_text("print(3)\n")
+    done = subprocess.run([sys.executable, "-c", (
+        "import sys; from pathlib import Path; from tests.test_repository import code_of; "
+        "print(code_of(Path(sys.argv[1]), Path(sys.argv[2]))[0]['left_out'])"), str(repo), str(tmp_path)],
+        cwd=Path(__file__).parents[1], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "1\n", done.stderr
+    patch = next(tmp_path.glob("source*/source/code.diff")).read_text()
+    assert "+print(3)" in patch
+    assert "tool.sh" not in patch
+
+
 def test_too_many_untracked_files_leave_the_changes_of_the_others(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,6 +327,14 @@ def test_commits_with_a_secret_are_left_out(repo: Path, tmp_path: Path, where: s
     assert not (source / "code.bundle").exists()
     assert "holds what looks like a secret" in facts["reasons"]["bundle"]
     assert facts["unpushed"] == (3 if where == "deleted" else 2)
+
+
+def test_a_secret_in_the_name_of_a_branch_is_not_in_the_bundle(repo: Path, tmp_path: Path) -> None:
+    git(repo, "checkout", "-q", "-b", f"try-{TOKEN}")
+    facts, source = code_of(repo, tmp_path)
+    assert facts["branch"] == "try-***"
+    assert TOKEN.encode() not in (source / "code.bundle").read_bytes()
+    assert git(repo, "bundle", "list-heads", str(source / "code.bundle")) == f"{facts['commit']} HEAD"
 
 
 def test_a_history_that_is_too_large_is_left_out(

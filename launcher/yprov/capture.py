@@ -161,11 +161,13 @@ class Capture:
         self._sink({"capture": about})
 
     def stop(self) -> None:
-        """End it, and what it has started, now."""
+        """End it, and what it has started, now. One that hangs in a file system which does not answer is left: it ends
+        when it can, and the run need not wait for that."""
         if self._child is not None:
             with contextlib.suppress(OSError):
                 os.killpg(self._child.pid, 9)
-            self._child.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(1.0)
 
 
 #: What `yprov.capturing` does, in this order.

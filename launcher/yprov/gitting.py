@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import select
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -158,7 +157,7 @@ class Git:
         asked.write_bytes(feed)
         with open(said, "wb") as out, open(asked, "rb") as given:
             child = subprocess.Popen([self.program, *words], stdin=given, stdout=out, stderr=subprocess.DEVNULL,
-                                     env=environ, cwd=folder, start_new_session=True)
+                                     env=environ, cwd=folder)  # of our group: it ends with us (`Capture.stop`)
             deadline = time.monotonic() + left
             try:
                 while not _ended(child, 0.25):
@@ -179,8 +178,7 @@ class Git:
         (self.scratch / "asked").write_text("".join(f"{name}\n" for name in names))
         with open(self.scratch / "asked", "rb") as given:
             child = subprocess.Popen([self.program, *_SAFE, "cat-file", "--batch"], stdin=given, cwd=self.root,
-                                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self._shadow_environ(),
-                                     start_new_session=True)
+                                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self._shadow_environ())
         assert child.stdout is not None
         try:
             for name in names:
@@ -215,10 +213,7 @@ def _ended(child: subprocess.Popen[bytes], timeout_s: float) -> bool:
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
-        try:
-            os.killpg(child.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            child.kill()
+        child.kill()
         child.wait()
 
 

@@ -189,7 +189,8 @@ class Code:
         for kind, data in git.contents(names):
             if self.masker.holds_secret(data):
                 raise GitFailed(f"{count} commits are on no remote: a {kind} in them holds what looks like a secret")
-        refs = "HEAD\n" + (f"refs/heads/{git.branch}\n" if git.branch else "")
+        named = git.branch and self.masker.text(git.branch) == git.branch
+        refs = "HEAD\n" + (f"refs/heads/{git.branch}\n" if named else "")
         target = git.scratch / "code.bundle"
         git("bundle", "create", os.fspath(target), "--stdin",
             feed=(refs + "".join(f"^{tip}\n" for tip in tips)).encode())
