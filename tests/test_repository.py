@@ -21,6 +21,7 @@ from yprov import patches
 from yprov.gitting import Git, GitFailed
 from yprov.patches import new_file, quoted
 from yprov.repository import Code, without_password
+from yprov.trees import names_in
 from yprovd.secrets import Masker
 
 IDENTITY = {"GIT_AUTHOR_NAME": "Ada", "GIT_AUTHOR_EMAIL": "ada@example.org", "GIT_COMMITTER_NAME": "Ada",
@@ -313,6 +314,22 @@ def test_a_binary_file_that_held_a_secret_is_left_out(repo: Path, tmp_path: Path
     facts, _source = code_of(repo, tmp_path)
     assert "diff" not in facts
     assert facts["left_out"] == 1
+
+
+def test_the_digests_in_a_tree_are_not_taken_for_a_secret() -> None:
+    looks = b"hf_" + b"A" * 17
+    tree = b"100644 a.py\0" + looks + b"40000 \xc3\xa9 b\0" + b"\0" * 20 + b"120000 c\nd\0" + b"1" * 20
+    assert names_in(tree, 20) == b"a.py\n\xc3\xa9 b\nc\nd"
+    assert names_in(b"100644 x\0" + b" \0" * 16, 32) == b"x"
+
+
+def test_commits_with_a_secret_as_the_name_of_a_file_are_left_out(repo: Path, tmp_path: Path) -> None:
+    (repo / TOKEN).write_text("x")
+    git(repo, "add", ".")
+    git(repo, "commit", "-qm", "three")
+    facts, source = code_of(repo, tmp_path)
+    assert not (source / "code.bundle").exists()
+    assert "a tree in them holds what looks like a secret" in facts["reasons"]["bundle"]
 
 
 @pytest.mark.parametrize("where", ["content", "message", "deleted"])

@@ -73,9 +73,9 @@ def user() -> str:
 
 
 def environment_of(environ: Mapping[str, str], masker: Masker) -> dict[str, str]:
-    """The variables of the allow-list, without secrets."""
+    """The variables of the allow-list, without secrets: none of these needs a name that ends in KEY."""
     kept = {name: value for name, value in environ.items() if name in ENVIRONMENT or name.startswith(_PREFIXES)}
-    return {name: HIDDEN if is_secret(name) and value else masker.text(value)[:_LONGEST_VALUE]
+    return {name: HIDDEN if value and (is_secret(name) or name.endswith("KEY")) else masker.text(value)[:_LONGEST_VALUE]
             for name, value in sorted(kept.items())}
 
 

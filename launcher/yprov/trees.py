@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -33,6 +34,12 @@ def lfs_pointer(path: Path) -> bytes:
         f.seek(0)
         digest = hashlib.file_digest(f, "sha256").hexdigest()
         return b"%soid sha256:%s\nsize %d\n" % (_LFS, digest.encode(), f.tell())
+
+
+def names_in(tree: bytes, digest_bytes: int) -> bytes:
+    """The names of one of git's tree objects, a line for each: what is between them is digests, and no text."""
+    names = re.findall(rb"[0-7]+ ([^\0]+)\0.{%d}" % digest_bytes, tree, re.DOTALL)
+    return b"\n".join(names)
 
 
 def tree_entries(git: Git) -> dict[bytes, tuple[bytes, bytes]]:
