@@ -17,6 +17,7 @@ from tests.planted import PLANTED
 from yprovd.masking import masked_frames
 from yprovd.secrets import OVERLAP, Masker, known_values, masked, values_of_command
 from yprovd.shapes import is_secret
+from yprovd.stitch import mask_logs
 from yprovd.wire import Frame, Kind, frames_of, from_json, pack, pack_metrics, to_json, unpack_metrics
 
 
@@ -233,6 +234,22 @@ def test_a_binary_file_is_searched_whatever_its_size(tmp_path: Path) -> None:
     for secret in (b"ghp_" + b"a1" * 18, b"a-known-value"):
         path.write_bytes(b"\0" * (256 * 1024 - 10) + secret + b"\0" * 100)
         assert Masker(["a-known-value"]).in_binary(path)
+
+
+def test_the_stitch_masks_the_logs_of_a_run_and_no_file_elsewhere(tmp_path: Path) -> None:
+    """A run's directory may come from anybody: a link in it leads to no harm, nor does a figure that is none."""
+    secret = "ghp_" + "a1" * 18
+    for folder in ("mine", "run/logs", "linked"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "mine" / "a.log").write_text(secret)
+    (tmp_path / "run" / "logs" / "a.log").write_text(secret)
+    (tmp_path / "linked" / "logs").symlink_to(tmp_path / "mine")
+    for run, looked_to in (("run", 1 << 80), ("run", "x"), ("linked", 0)):
+        mask_logs(tmp_path / run, {"a.log": looked_to})
+        assert (tmp_path / "run" / "logs" / "a.log").read_text() == secret
+    mask_logs(tmp_path / "run", None)
+    assert (tmp_path / "run" / "logs" / "a.log").read_text() == "*" * 40
+    assert (tmp_path / "mine" / "a.log").read_text() == secret
 
 
 # -- frames -----------------------------------------------------------------------------------------------------------
