@@ -137,7 +137,7 @@ def _make(run_dir: Path, files: list[Path], progress: Callable[[str], None]) -> 
 
 def mask_logs(run_dir: Path, done: object) -> None:
     """Take secrets out of the command's output, where the launcher has not: `{name: bytes}` were done. What is still
-    appended stays where it is (`Masker.overwrite`). Where `logs` is a link its files are somebody's, not the run's."""
+    appended stays where it is (`Masker.overwrite`). Where `logs` is a link its files are not the run's."""
     from yprovd.secrets import Masker, known_values
 
     known = done if isinstance(done, dict) else {}
