@@ -260,6 +260,14 @@ def test_a_file_of_lfs_is_not_read_before_it_is_known_to_be_too_large(
     assert "changed or untracked" in facts["reasons"]["tree"]
 
 
+def test_a_file_that_was_changed_within_the_second_of_the_commit_is_seen_as_git_sees_it(
+    repo: Path, tmp_path: Path
+) -> None:
+    """Git compares such a file by content, and knows it by the age of its index."""
+    shadow = Git(repo, tmp_path / "scratch").scratch / "git"
+    assert (shadow / "index").stat().st_mtime_ns == (repo / ".git" / "index").stat().st_mtime_ns
+
+
 def test_a_pipe_in_the_place_of_a_file_is_not_opened(repo: Path, tmp_path: Path) -> None:
     """It would wait for a writer, and take from the job what that writes."""
     (repo / "tool.sh").unlink()

@@ -112,7 +112,8 @@ class Git:
         (shadow / "objects" / "info" / "alternates").write_bytes(os.fsencode(f'"{alternate}"\n'))
         for name in ("index", *(p.name for p in self.git_dir.glob("sharedindex.*"))):
             if (self.git_dir / name).is_file():
-                shutil.copyfile(self.git_dir / name, shadow / name)
+                # With its time: a file as old as the index is compared by content (git's "racy" entries).
+                shutil.copy2(self.git_dir / name, shadow / name)
         for name in ("info/exclude", "info/attributes", "info/sparse-checkout", "shallow"):
             for home in (self.git_dir, self.common):
                 if (home / name).is_file() and not (shadow / name).exists():
