@@ -56,8 +56,10 @@ def test_when_everything_is_killed_stitch_makes_what_can_be_made(tmp_path: Path)
         assert running.stdout is not None
         assert running.stdout.readline() == "1\n"
         run_dir = only_run(tmp_path)
-        for pid in [running.pid, *processes_about(str(run_dir))]:
-            os.kill(pid, signal.SIGKILL)
+        pids = [running.pid, *processes_about(str(run_dir))]
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # all at once: none is left to tell of another's end
+            for pid in pids:
+                os.kill(pid, number)
         running.wait()
     eventually(lambda: not processes_about(str(run_dir)), 10)
     assert not (run_dir / "prov.json").exists()
