@@ -18,10 +18,6 @@ is a pure function of the record (see `yprovd.stitch.document` for what holds fo
 its unit (`energyJ`, `durationSeconds`, `sizeBytes`); an absent figure is not there. Raise `FORMAT` when a record or an
 attribute changes its meaning; the golden file is tests/stitch/golden/prov.json.
 
-A model is derived from the version before it and, the first one, from the inputs and datasets that were in use by then:
-of the run itself, of the model's context and what holds it, or, for a model that was declared outside of contexts, of
-every context that is not for validation or testing.
-
 `record.run` as the launcher writes it, all of it optional: config (`RunConfig.to_json`), user, uid, host, python, code,
 environment, packages, container... (`yprovd.stitch.sources`), scheduler (the facts of `yprovd.slurm`, see
 `yprovd.stitch.scheduling`), daemons
@@ -32,7 +28,6 @@ tool recorded (`yprovd.stitch.originals`).
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -42,46 +37,24 @@ from prov.model import QualifiedName
 
 from yprovd.stitch.attribution import Account, Attribution
 from yprovd.stitch.carbon import carbon_attributes, footprint_of
-from yprovd.stitch.document import Document, json_text, qname, slug, time_of
+from yprovd.stitch.document import Document, json_text, qname, slug
 from yprovd.stitch.epochs import final_metrics
-from yprovd.stitch.facts import (
-    Version,
-    command_of,
-    energy_attributes,
-    host_list,
-    lines_of,
-    parameters_of,
-    part,
-    run_id_of,
-    versions_of,
-    watch_of,
-    whole,
-)
-from yprovd.stitch.machines import device_kinds, node_attributes
+from yprovd.stitch.facts import command_of, lines_of, parameters_of, part, run_id_of, versions_of, watch_of, whole
 from yprovd.stitch.originals import Originals
+from yprovd.stitch.parties import Parties
 from yprovd.stitch.presence import presence_of
-from yprovd.stitch.record import DeclaredFile, Record
-from yprovd.stitch.scheduling import attempt_of, job_attributes, job_of
-from yprovd.stitch.sources import add_code, add_surroundings
+from yprovd.stitch.products import LEARNING, MOST_SERIES, Products
+from yprovd.stitch.record import Record
+from yprovd.stitch.scheduling import attempt_of, job_of
+from yprovd.stitch.sources import add_code
 from yprovd.stitch.states import state_attributes
 
 if TYPE_CHECKING:
     from yprovd.stitch.series import SeriesInfo
 
 FORMAT = 1
-STORE = "series.zarr"
 #: What is beyond stays in the Zarr store only; the run says how many (`yp:epochsOmitted`...).
-MOST = {"context": 200, "epoch": 500, "span": 100, "param": 1000, "series": 1000, "step": 200, "source": 20}
-#: yProv4ML's names for what a context is for.
-_LEARNING = {
-    **dict.fromkeys(("train", "training"), "provml:TrainingExecution"),
-    **dict.fromkeys(("val", "valid", "validation", "evaluation"), "provml:ValidationExecution"),
-    **dict.fromkeys(("test", "testing"), "provml:TestingExecution"),
-}
-_NOT_LEARNED_FROM = ("provml:ValidationExecution", "provml:TestingExecution")
-_FILE_TYPES = {"input": "provml:Dataset", "dataset": "provml:Dataset", "model": "provml:Model"}
-_FILE_CLASSES = {"input": "yp:Input", "dataset": "yp:Dataset", "output": "yp:Artifact", "model": "yp:Model",
-                 "code": "yp:SourceFile"}
+MOST = {"context": 200, "epoch": 500, "span": 100, "param": 1000, "series": MOST_SERIES, "step": 200}
 
 
 def build_document(record: Record, attribution: Attribution, series: Sequence[SeriesInfo]) -> bytes:
@@ -109,7 +82,6 @@ class _Build:
         self.originals = Originals(part(record.run, "imported"))
         self.activities: dict[tuple[str, ...], QualifiedName] = {}
         self.epochs = Counter(a.path[:-1] for a in attribution.accounts if a.kind == "epoch")
-        self.in_use: list[tuple[DeclaredFile, QualifiedName]] = []
         self.final = final_metrics(record.metrics, record.processes)
         self.omitted: dict[str, int] = {}
 
@@ -124,18 +96,20 @@ class _Build:
         self.omitted["steps"] = max(0, len(self.attribution.steps) - MOST["step"])
         self._run()
         self._monitoring()
-        self._code()
-        self._job()
-        self._people()
-        self._surroundings()
+        plan = add_code(self.doc, self.run, self.about)
+        parties = Parties(self.doc, self.record, self.run, self.command, self.presence)
+        parties.job()
+        parties.people(plan)
+        parties.surroundings()
         self._steps()
         for account in accounts:
             self._part_of_run(account)
+        products = Products(self.doc, self.record, self.run, self.monitoring, self.activity_of, self.originals)
         for role, name, values in params[:MOST["param"]]:
-            self._parameter(role, name, values)
-        self._series()
+            products.parameter(role, name, values)
+        products.series(self.series, self.attribution.energy, carbon_attributes(self.footprint))
         for versions in sorted(files, key=lambda v: v[0].first.role == "model"):  # models come from what is there
-            self._file(versions)
+            products.file(versions)
         return self.doc.to_json()
 
     def _chosen_accounts(self) -> list[Account]:
@@ -248,7 +222,7 @@ class _Build:
         if account.kind == "context":
             parent = self.activity_of(account.name.rpartition("/")[0] or None, None)
             attributes["yp:type"] = qname("yp:Context")
-            attributes["prov:type"] = _LEARNING.get(account.name.lower())
+            attributes["prov:type"] = LEARNING.get(account.name.lower())
         elif account.kind == "epoch":
             attributes["yp:type"] = qname("yp:Epoch")
             attributes["prov:label"] = f"{account.context or 'epoch'} {account.name}"
@@ -294,196 +268,9 @@ class _Build:
             "yp:placedBy": str(daemons.get("placed_by") or ""),
             "yp:fallbacks": lines_of(str(f) for f in fallbacks) if isinstance(fallbacks, (list, tuple)) else None,
         })
-        self.monitoring_end = self.doc.times(self.monitoring)[1]
         self.doc.informed(self.monitoring, self.run)
         software = self.doc.agent("software/yprov", {
             "prov:type": qname("prov:SoftwareAgent"), "prov:label": "yprov",
             "schema:softwareVersion": self.config.get("software"),
         })
         self.doc.associated(self.monitoring, software)
-
-    def _code(self) -> None:
-        self.plan = add_code(self.doc, self.run, self.about)
-
-    def _job(self) -> None:
-        """The scheduler's allocation, as the launcher described it or as Slurm's variables do. It starts the run."""
-        self._previous_attempt()
-        if not self.job:
-            return
-        attributes = job_attributes(self.job)
-        record = part(part(self.job, "stored"), "job")
-        job = self.doc.entity("job", {"yp:type": qname("yp:Job"), **attributes, "prov:location": record.get("path"),
-                                      "yp:sha256": record.get("sha256")})
-        self.doc.started(self.run, job)
-        name = attributes["yp:scheduler"]
-        scheduler = self.doc.agent(f"software/{slug(name)}", {
-            "prov:type": qname("prov:SoftwareAgent"), "prov:label": name,
-            "schema:softwareVersion": self.job.get("version"),
-        })
-        self.doc.associated(self.run, scheduler, role="scheduler")
-        if script := part(part(self.job, "stored"), "batch_script"):
-            plan = self.doc.entity("job/script", {
-                "prov:type": qname("prov:Plan"), "yp:type": qname("yp:BatchScript"), "prov:label": "batch script",
-                "prov:location": script.get("path"), "yp:path": self.job.get("command"),
-                "yp:sha256": script.get("sha256"),
-            })
-            self.doc.used(self.run, plan, role="batch script")
-
-    def _previous_attempt(self) -> None:
-        """A requeued job has a run for each attempt."""
-        previous = part(self.about, "previous")
-        run_id = str(previous.get("run_id") or "")
-        if run_id and run_id != self.run_id:
-            before = self.doc.foreign_activity("previous", run_id, "run", {
-                "prov:label": "the attempt before", "yp:type": qname("yp:Run"), "yp:runId": run_id,
-                "prov:location": previous.get("directory"),
-            })
-            self.doc.informed(self.run, before)
-
-    def _people(self) -> None:
-        person, organisation = part(self.settings, "user"), part(self.settings, "organisation")
-        login = self.about.get("user")
-        user = None
-        if name := str(person.get("name") or login or ""):
-            user = self.doc.agent(f"user/{slug(str(login or name))}", {
-                "prov:type": qname("prov:Person"), "prov:label": name, "schema:identifier": person.get("id"),
-                "yp:login": login, "yp:uid": self.about.get("uid"),
-            })
-            self.doc.associated(self.run, user, self.plan, role="operator")
-        if name := str(organisation.get("name") or organisation.get("id") or ""):
-            agent = self.doc.agent(f"org/{slug(name)}", {
-                "prov:type": qname("prov:Organization"), "prov:label": name,
-                "schema:identifier": organisation.get("id"),
-            })
-            self.doc.associated(self.run, agent, role="organisation")  # a delegation is not drawn by the Explorer
-            if user is not None:
-                self.doc.acted_for(user, agent, self.run)
-
-    def _surroundings(self) -> None:
-        if name := str(self.settings.get("experiment") or ""):
-            experiment = self.doc.entity("experiment", {
-                "prov:type": qname("prov:Collection"), "prov:label": name, "yp:type": qname("yp:Experiment")})
-            self.doc.influenced(experiment, self.run)
-            self.doc.member(experiment, self.command)  # an influence is not drawn by the Explorer
-        add_surroundings(self.doc, self.run, self.about)
-        if self.record.nodes or self.presence.expected:
-            expected, dark = self.presence.expected, self.presence.dark_hosts
-            nodes = self.doc.entity("nodes", {
-                "prov:type": qname("prov:Collection"), "prov:label": "nodes", "yp:type": qname("yp:NodeSet"),
-                "prov:location": f"{STORE}/nodes" if self.record.nodes else None, **node_attributes(self.record.nodes),
-                "yp:expectedCount": len(expected) or None, "yp:expected": host_list(expected),
-                "yp:darkCount": len(dark) if dark or expected else None, "yp:dark": host_list(dark),
-                "yp:darkReasons": lines_of(self.presence.lines()),
-            })
-            self.doc.used(self.run, nodes, role="nodes")
-            for kind in device_kinds(self.record.nodes):
-                self.doc.member(nodes, self.doc.entity(f"devices/{slug(kind.cls)}", kind.attributes()))
-
-    def _parameter(self, role: str, name: str, values: list[Any]) -> None:
-        value, kind = values[-1], None
-        if isinstance(value, float) and math.isnan(value):
-            value, kind = "NaN", "float"  # as xsd:double no document would equal its own copy
-        elif not isinstance(value, (str, int, float)):
-            value, kind = json_text(value), "json"
-        param = self.doc.entity(f"{'param' if role == 'input' else 'result'}/{slug(name)}", {
-            "prov:type": "provml:HyperParameter", "prov:label": name or '""', "yp:type": qname("yp:Parameter"),
-            "dcterms:type": qname("mls:HyperParameterSetting"), "prov:value": value if value != "" else None,
-            "yp:valueType": kind or ("str" if value == "" else None),
-            "yp:values": len(values) if len(values) > 1 else None,
-        })
-        if role == "input":
-            self.doc.used(self.run, param, role="parameter")
-        else:
-            self.doc.generated(param, self.run, self.end, role="result")
-
-    def _series(self) -> None:
-        telemetry = self.doc.entity("telemetry", {
-            "prov:type": qname("prov:Collection"), "prov:label": "series", "yp:type": qname("yp:Telemetry"),
-            "prov:location": STORE, "yp:seriesCount": len(self.series),
-        })
-        self.doc.generated(telemetry, self.monitoring, self.monitoring_end)
-        self.originals.describe(self.doc, self.run, telemetry)
-        report = self.attribution.energy
-        energy = self.doc.entity("energy", {
-            "prov:label": "energy", "yp:type": qname("yp:EnergyReport"),
-            "prov:location": f"{STORE}/meters" if report.rows else None, **energy_attributes(report),
-            **carbon_attributes(self.footprint),
-        })
-        from_power = {row.cls for row in report.rows
-                      if (row.counts or row.counts_gpu) and row.method in ("integrated", "estimated")}
-        self.doc.generated(energy, self.monitoring, self.monitoring_end)
-        for s in self.series[:MOST["series"]]:
-            entity = self.doc.entity(f"series/{slug(s.name)}", {
-                "prov:type": "provml:Metric", "prov:label": s.metric or '""', "yp:type": qname("yp:Series"),
-                "prov:location": f"{STORE}/{s.name}", "dcterms:identifier": STORE,
-                "yprov:context": s.context or "run", "yprov:source": s.source,
-                "yp:originalSource": self.originals.source(s.context, s.metric),
-                "yp:unit": s.unit, "yp:count": s.count, "yp:missing": s.missing, "yp:nonFinite": s.non_finite,
-                "yp:min": s.min, "yp:mean": s.mean, "yp:max": s.max, "yp:last": s.last, "yp:total": s.total,
-            })
-            self.doc.member(telemetry, entity)
-            maker = self.monitoring if s.source == "yprov" else self.activity_of(s.context, None)
-            self.doc.generated(entity, maker, self.doc.times(maker)[1])
-            counter = s.total is not None and "energy" in s.metric
-            power = s.metric == "hw.power" and s.group.partition("_")[0] in from_power
-            if s.source == "yprov" and (counter or power):
-                self.doc.derived(energy, entity)
-
-    def _file(self, versions: list[Version]) -> None:
-        """One entity for each version; several versions of one thing have an entity for the thing as well."""
-        role, name = versions[0].first.role, versions[0].first.name or versions[0].first.path
-        wanted = f"{'source' if role == 'code' else slug(role)}/{slug(name)}"
-        whole_thing = None
-        if versions[0].of > 1:
-            whole_thing = self.doc.entity(wanted, {**_file_types(role), "prov:label": name or '""',
-                                                   "yp:versions": versions[0].of})
-        previous = None
-        for version in versions:
-            f = version.first
-            entity = self.doc.entity(wanted if whole_thing is None else f"{wanted}/{version.number}", {
-                **_file_types(role), "prov:label": name or '""', **self._file_facts(f),
-                "yp:declarations": version.declarations if version.declarations > 1 else None,
-            })
-            activity = self.activity_of(f.context, f.epoch)
-            reads = role in ("input", "dataset", "code")
-            for thing in [entity] if whole_thing is None or previous else [whole_thing, entity]:
-                # the thing itself began with its first version; a specialisation alone is not drawn by the Explorer
-                if reads:
-                    self.doc.used(activity, thing, f.wall_ns, role=f.how or role)
-                else:
-                    self.doc.generated(thing, activity, f.wall_ns, role=f.how or role)
-            if reads:
-                self.in_use.append((f, entity))
-            if whole_thing is not None:
-                self.doc.specialises(entity, whole_thing)
-            if role == "model":
-                for source in self._learned_from(f) if previous is None else [previous]:
-                    self.doc.derived(entity, source)
-            previous = entity
-
-    def _learned_from(self, model: DeclaredFile) -> list[QualifiedName]:
-        def counts(f: DeclaredFile) -> bool:
-            if f.role == "code" or f.wall_ns > model.wall_ns:
-                return False
-            if f.context is None or f"{model.context}/".startswith(f"{f.context}/"):
-                return True
-            return model.context is None and _LEARNING.get(f.context.lower()) not in _NOT_LEARNED_FROM
-
-        return [entity for f, entity in self.in_use if counts(f)][:MOST["source"]]
-
-    def _file_facts(self, f: DeclaredFile) -> dict[str, Any]:
-        process = self.record.processes[f.process] if 0 <= f.process < len(self.record.processes) else None
-        return {
-            "prov:location": f.stored or f.path, "dcterms:identifier": f.stored or f.path, "yp:path": f.path,
-            "yp:host": process.host if process else None, "yp:rank": process.rank if process else None,
-            "yp:context": f.context, "yp:epoch": f.epoch, "yp:sizeBytes": f.size, "yp:sha256": f.sha256,
-            "yp:masked": True if f.masked else None,
-            "yp:checksumAbsent": None if f.sha256 else f.reason or "no reason was recorded",
-            "yp:modified": time_of(f.modified_ns) if f.modified_ns is not None else None,
-            "yp:copiedFrom": self.originals.copied_from(f.path),
-        }
-
-
-def _file_types(role: str) -> dict[str, Any]:
-    return {"prov:type": _FILE_TYPES.get(role), "yp:type": qname(_FILE_CLASSES.get(role, "yp:File")),
-            "dcterms:type": qname("fair4ml:MLModel") if role == "model" else None}
