@@ -26,7 +26,7 @@ demo: setup ## train a small network on real digits under `yprov run`, and show 
 	$(BIN)/yprov run --experiment digits -- $(BIN)/python examples/digits.py --model .demo/model.pkl
 
 test: setup ## the tests, two at a time (PYTEST_ARGS="-n0 tests/test_wire.py")
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 torch-env: .venv-torch/.ready ## PyTorch (CPU, 1.3 GB) and the client in .venv-torch, for the test of a real DDP training
 .venv-torch/.ready: pyproject.toml

@@ -97,6 +97,21 @@ def test_a_container_is_told_and_its_packages_are_not_those_of_this_machine(tmp_
     assert "container" in parts["packages"]["reason"]
 
 
+def test_a_repository_that_cannot_be_looked_at_leaves_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the user has no home, say: a number that passwd does not know, in a container."""
+    def no_home(self: Path) -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    git(tmp_path, "init", "-q")
+    (tmp_path / "image.sif").write_bytes(b"image")
+    parts = captured(["apptainer", "exec", "image.sif", "true"], tmp_path, tmp_path / "run")
+    assert parts["code"]["reasons"] == {"repository": "no home"}
+    assert parts["container"]["engine"] == "apptainer"
+
+
 def test_a_step_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Capturing, "_changes", lambda self: 1 / 0)
     git(tmp_path, "init", "-q")
@@ -145,8 +160,32 @@ def test_a_git_that_hangs_delays_neither_begin_nor_end(tmp_path: Path, slow_git:
     run_doc = document(first)
     told = attribute(run_doc["entity"]["environment"], "captureUnfinished")
     assert "packages: the run ended before it was looked at" in told
-    eventually(lambda: not processes_about(f"{tmp_path}/bin/git"), what="git is ended")
+    eventually(lambda: not processes_about(f"PATH={tmp_path}/bin:"), what="git is ended")
     assert not list(first.glob(".capture*"))
+
+
+def test_a_command_line_of_megabytes_is_handed_over_at_once(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    began = time.monotonic()
+    looking = Capture(tmp_path, ["true", *["x" * 1000] * 1900], tmp_path, "id", 1 << 30, lambda part: None)
+    took = time.monotonic() - began
+    looking.finish(0.0)
+    assert took < 10.0  # byte by byte it would be minutes
+
+
+def test_one_that_cannot_be_ended_does_not_hold_the_run_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a file system that does not answer: no signal ends it."""
+    looking = Capture(tmp_path, ["x"], tmp_path, "id", 1 << 30, lambda part: None)
+    with monkeypatch.context() as patched:
+        patched.setattr("os.killpg", lambda pid, signum: None)
+        assert looking._child is not None
+        assert looking._child.stdin is not None
+        os.kill(looking._child.pid, 19)  # SIGSTOP
+        looking.stop()
+    assert looking._child.poll() is None
+    looking.stop()
+    assert looking._child.poll() is not None
+    looking.finish(0.0)
 
 
 def test_what_is_known_reaches_the_record_and_what_is_not_has_a_reason(tmp_path: Path) -> None:

@@ -609,6 +609,11 @@ with yprov.context("training"):
         "dataset", "digits", f"{tmp_path}/digits.csv", "training")
 
 
+def test_an_address_stays_an_address(tmp_path: Path) -> None:
+    (declared,) = said_by("import yprov; yprov.log_dataset('d', 's3://bucket/a//b.csv')").files
+    assert declared["path"] == "s3://bucket/a//b.csv"
+
+
 def test_a_parameter_of_a_role_that_there_is_not_is_told_and_counted() -> None:
     with Listener() as listener:
         done = run_script("import yprov; yprov.log_param('odd', 1, role='both')", listener.endpoint)

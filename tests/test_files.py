@@ -51,6 +51,15 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
+def test_an_address_is_looked_at_by_nobody(tmp_path: Path) -> None:
+    found: list[dict[str, Any]] = []
+    worker = FileWorker(tmp_path / "artifacts", found.append)
+    worker.declare(7, {"path": "https://example.org/data.csv", "t": 1, "copy": True})
+    worker.close(5)
+    assert found == [{"path": "https://example.org/data.csv", "t": 1, "source": f"{7:016x}",
+                      "reason": "an address: only files are looked at"}]
+
+
 def test_a_file_has_size_time_and_checksum(tmp_path: Path, model: Path) -> None:
     (facts,) = looked_at(tmp_path, {"path": str(model)})
     assert facts == {

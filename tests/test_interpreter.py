@@ -122,6 +122,14 @@ def test_odd_commands_are_no_error(home: Home, command: list[str]) -> None:
     assert home.found(*command, cwd="other") is None
 
 
+def test_a_list_of_thousands_of_files_is_not_looked_up(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each word would cost the file system a request for every folder of PATH."""
+    asked: list[str] = []
+    monkeypatch.setattr(shutil, "which", lambda program, path: asked.append(program))
+    assert interpreter_of(["cat", *(f"w{i}" for i in range(50_000))], home.root, {"PATH": "/bin"}) is None
+    assert len(asked) < 1000
+
+
 def test_the_active_environment_is_assumed_where_nothing_tells(home: Home) -> None:
     found = surroundings({"VIRTUAL_ENV": str(home.root / "venv")})
     assert found is not None

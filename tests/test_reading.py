@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
+import random
 import re
 import shutil
 import subprocess
@@ -26,6 +28,7 @@ from tests.running import environment
 from tests.stitch.builders import ns
 from yprov.export import export
 from yprov.reading import RecordedRun
+from yprov.reading_zip import ZippedRun
 from yprovd.errors import YprovError
 
 WAYS = ("directory", "zip", "unpacked", "packed by others", "compressed by others")
@@ -237,6 +240,27 @@ def test_file_that_is_no_packed_run_is_refused(tmp_path: Path, content: bytes | 
         path.write_bytes(content)
     with pytest.raises(YprovError, match=message):
         yprov.open_run(path)
+
+
+@pytest.mark.parametrize("form", ["zip", "compressed by others"])
+def test_a_zip_that_was_damaged_on_its_way_is_told_of(form: str, ways: dict[str, Path], tmp_path: Path) -> None:
+    """Whatever zipfile says of it: a checksum, a header, a method or an encryption that is none."""
+    whole, path = ways[form].read_bytes(), tmp_path / "x.zip"
+    rng = random.Random(0)
+    for _ in range(60):
+        data = bytearray(whole)
+        for _ in range(20):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        data[-rng.randrange(1, 3000)] = rng.randrange(256)
+        path.write_bytes(data)
+        with contextlib.suppress(YprovError):
+            zipped = ZippedRun(path)
+            try:
+                for name in zipped.names():
+                    zipped.read(name)
+                zipped.store()
+            finally:
+                zipped.close()
 
 
 def test_damaged_documents_are_told_of(tmp_path: Path, kept: Kept) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from yprov import patches
 from yprov.gitting import Git, GitFailed
 from yprov.patches import new_file, quoted
 from yprov.repository import Code, without_password
+from yprov.trees import names_in
 from yprovd.secrets import Masker
 
 IDENTITY = {"GIT_AUTHOR_NAME": "Ada", "GIT_AUTHOR_EMAIL": "ada@example.org", "GIT_COMMITTER_NAME": "Ada",
@@ -246,6 +248,42 @@ def test_too_much_to_read_has_no_tree(repo: Path, tmp_path: Path, monkeypatch: p
     assert facts["reasons"] == {"tree": "more than 100 bytes are changed or untracked"}
 
 
+def test_a_file_of_lfs_is_not_read_before_it_is_known_to_be_too_large(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint may have any size, and its pointer the sum of all of it."""
+    monkeypatch.setattr("yprov.trees.lfs_pointer", lambda path: pytest.fail(f"{path} was read"))
+    (repo / ".gitattributes").write_text("*.pt filter=lfs\n")
+    with open(repo / "a.pt", "wb") as f:
+        f.truncate(2 << 30)
+    facts, _source = code_of(repo, tmp_path)
+    assert "changed or untracked" in facts["reasons"]["tree"]
+
+
+def test_a_file_that_was_changed_within_the_second_of_the_commit_is_seen_as_git_sees_it(
+    repo: Path, tmp_path: Path
+) -> None:
+    """Git compares such a file by content, and knows it by the age of its index."""
+    shadow = Git(repo, tmp_path / "scratch").scratch / "git"
+    assert (shadow / "index").stat().st_mtime_ns == (repo / ".git" / "index").stat().st_mtime_ns
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_opened(repo: Path, tmp_path: Path) -> None:
+    """It would wait for a writer, and take from the job what that writes."""
+    (repo / "tool.sh").unlink()
+    os.mkfifo(repo / "tool.sh")
+    (repo / "train.py").write_text("print(3)\n")
+    done = subprocess.run([sys.executable, "-c", (
+        "import sys; from pathlib import Path; from tests.test_repository import code_of; "
+        "print(code_of(Path(sys.argv[1]), Path(sys.argv[2]))[0]['left_out'])"), str(repo), str(tmp_path)],
+        cwd=Path(__file__).parents[1], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "1\n", done.stderr
+    patch = next(tmp_path.glob("source*/source/code.diff")).read_text()
+    assert "+print(3)" in patch
+    assert "tool.sh" not in patch
+
+
 def test_too_many_untracked_files_leave_the_changes_of_the_others(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +324,22 @@ def test_a_binary_file_that_held_a_secret_is_left_out(repo: Path, tmp_path: Path
     assert facts["left_out"] == 1
 
 
+def test_the_digests_in_a_tree_are_not_taken_for_a_secret() -> None:
+    looks = b"hf_" + b"A" * 17
+    tree = b"100644 a.py\0" + looks + b"40000 \xc3\xa9 b\0" + b"\0" * 20 + b"120000 c\nd\0" + b"1" * 20
+    assert names_in(tree, 20) == b"a.py\n\xc3\xa9 b\nc\nd"
+    assert names_in(b"100644 x\0" + b" \0" * 16, 32) == b"x"
+
+
+def test_commits_with_a_secret_as_the_name_of_a_file_are_left_out(repo: Path, tmp_path: Path) -> None:
+    (repo / TOKEN).write_text("x")
+    git(repo, "add", ".")
+    git(repo, "commit", "-qm", "three")
+    facts, source = code_of(repo, tmp_path)
+    assert not (source / "code.bundle").exists()
+    assert "a tree in them holds what looks like a secret" in facts["reasons"]["bundle"]
+
+
 @pytest.mark.parametrize("where", ["content", "message", "deleted"])
 def test_commits_with_a_secret_are_left_out(repo: Path, tmp_path: Path, where: str) -> None:
     (repo / "new.py").write_text(f"key = '{TOKEN}'\n" if where != "message" else "x\n")
@@ -298,6 +352,14 @@ def test_commits_with_a_secret_are_left_out(repo: Path, tmp_path: Path, where: s
     assert not (source / "code.bundle").exists()
     assert "holds what looks like a secret" in facts["reasons"]["bundle"]
     assert facts["unpushed"] == (3 if where == "deleted" else 2)
+
+
+def test_a_secret_in_the_name_of_a_branch_is_not_in_the_bundle(repo: Path, tmp_path: Path) -> None:
+    git(repo, "checkout", "-q", "-b", f"try-{TOKEN}")
+    facts, source = code_of(repo, tmp_path)
+    assert facts["branch"] == "try-***"
+    assert TOKEN.encode() not in (source / "code.bundle").read_bytes()
+    assert git(repo, "bundle", "list-heads", str(source / "code.bundle")) == f"{facts['commit']} HEAD"
 
 
 def test_a_history_that_is_too_large_is_left_out(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.planted import PLANTED
 from yprovd.masking import masked_frames
 from yprovd.secrets import OVERLAP, Masker, known_values, masked, values_of_command
 from yprovd.shapes import is_secret
+from yprovd.stitch import mask_logs
 from yprovd.wire import Frame, Kind, frames_of, from_json, pack, pack_metrics, to_json, unpack_metrics
 
 
@@ -74,7 +76,8 @@ def test_every_planted_form_is_found_in_a_diff_and_in_json(form: Any) -> None:
     "step 10: loss 0.5, 3 tokens", "key-value", "input_tokens=55", "--max-token 512",
     "from yprovd.secrets import Masker", "import secrets", "pypi-publish-the-package-now", "eyJust-a-name",
     "hf_transfer", "AKIAMAKI", "https://hooks.example.org/services/abc", "sig=1", "cookie-cutter",
-    "num_attention_heads: 12",
+    "num_attention_heads: 12", "docker run -u $(id -u):$(id -g) x", "docker run --user $UID:$GID x",
+    "date -u +%H:%M:%S", 'f"https://{user}:{password}@host/"', "https://me:${PASSWORD}@host/", "ftp://me:$PW@host/",
 ])
 def test_what_resembles_a_secret_stays(text: str) -> None:
     assert Masker().text(text) is text
@@ -97,6 +100,13 @@ def test_a_command_line_is_told_without_its_secrets(command: list[str], shown: l
     assert masked(command) == shown
 
 
+def test_one_long_word_is_searched_at_once() -> None:
+    word = "0123456789abcdef" * 8000  # a configuration in hexadecimal
+    began = time.process_time()
+    assert masked(["train", word]) == ["train", word]
+    assert time.process_time() - began < 5.0  # from each of its letters on it would be a minute
+
+
 def test_what_is_secret_in_the_environment_and_the_command_is_known() -> None:
     environ = {"HF_TOKEN": "known-value-1", "SHORT_TOKEN": "abc", "PWD": "/home/ada/code", "A_TOKEN": "/path/to/file",
                "NUM_PASSWORD": "12345678", "B_SECRET": "disabled"}
@@ -108,10 +118,21 @@ def test_what_is_secret_in_the_environment_and_the_command_is_known() -> None:
 def test_a_known_value_is_found_however_it_is_written() -> None:
     value = 'pässwörd "1"\\x/y'
     masker = Masker([value])
-    in_a_url = "p%C3%A4ssw%C3%B6rd%20%221%22%5Cx%2Fy"
-    for text in (value, json.dumps(value), json.dumps(value, ensure_ascii=False), in_a_url):
+    in_a_url, in_a_path = "p%C3%A4ssw%C3%B6rd%20%221%22%5Cx%2Fy", "p%C3%A4ssw%C3%B6rd%20%221%22%5Cx/y"
+    in_a_form, in_json = "p%C3%A4ssw%C3%B6rd+%221%22%5Cx%2Fy", json.dumps(value)
+    for text in (value, in_json, json.dumps(value, ensure_ascii=False), json.dumps(in_json),
+                 in_json.replace("/", "\\/"), in_a_url, in_a_path, in_a_form):
         assert "ssw" not in masker.text(f"a {text} b")
     assert b"ssw" not in masker.data(f"a {value} b".encode())
+
+
+def test_a_known_value_need_not_be_utf_8() -> None:
+    """A password in Latin-1 in the environment: it is as it was given, and holds nothing up."""
+    given = b"p\xe4ssword-1"
+    masker = Masker(known_values({"DB_PASSWORD": os.fsdecode(given)}))
+    assert masker.data(b"x " + given + b" y") == b"x *** y"
+    assert masker.text(f"x {os.fsdecode(given)} y") == "x *** y"
+    assert masker.text("x p%E4ssword-1 y") == "x *** y"
 
 
 def test_a_text_without_a_secret_is_the_same_object() -> None:
@@ -170,6 +191,34 @@ def test_a_log_that_still_grows_is_looked_at_from_where_it_was(tmp_path: Path) -
     assert log.read_bytes() == b"x" * 2 * OVERLAP + b" " + b"*" * 40 + b"\nnext line"
 
 
+KEY = ("-----BEGIN RSA PRIVATE KEY-----\n" + ("Ab" * 32 + "\n") * 20 + "-----END RSA PRIVATE KEY-----\n").encode()
+
+
+@pytest.mark.parametrize("cut", [3 * 65 + 32 + n for n in (0, 1, 7, 15, 16, 40, 64)])
+def test_a_key_of_many_lines_is_overwritten_as_a_whole(tmp_path: Path, cut: int) -> None:
+    """Also where it is looked at while it is being printed, and where two blocks of the log meet in it."""
+    hidden = b"*" * (len(KEY) - 1) + b"\n"
+    log = tmp_path / "out.log"
+    with open(log, "ab", buffering=0) as f:
+        f.write(KEY[:cut])
+        upto = Masker().overwrite(log, final=False)
+        f.write(KEY[cut:] + b"next")
+    Masker().overwrite(log, upto)
+    assert log.read_bytes() == hidden + b"next"
+    before = b"." * ((256 << 10) + OVERLAP - cut - 1) + b"\n"
+    log.write_bytes(before + KEY + b"next")
+    Masker().overwrite(log)
+    assert log.read_bytes() == before + hidden + b"next"
+
+
+def test_a_key_without_an_end_is_overwritten_at_last(tmp_path: Path) -> None:
+    log = tmp_path / "out.log"
+    log.write_bytes(KEY[:100])
+    upto = Masker().overwrite(log, final=False)
+    Masker().overwrite(log, upto)
+    assert log.read_bytes()[:96] == b"*" * 96
+
+
 def test_a_link_in_the_place_of_a_log_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("ghp_" + "a1" * 18)
     (tmp_path / "out.log").symlink_to("mine")
@@ -185,6 +234,22 @@ def test_a_binary_file_is_searched_whatever_its_size(tmp_path: Path) -> None:
     for secret in (b"ghp_" + b"a1" * 18, b"a-known-value"):
         path.write_bytes(b"\0" * (256 * 1024 - 10) + secret + b"\0" * 100)
         assert Masker(["a-known-value"]).in_binary(path)
+
+
+def test_the_stitch_masks_the_logs_of_a_run_and_no_file_elsewhere(tmp_path: Path) -> None:
+    """A run's directory may come from anybody: a link in it leads to no harm, nor does a figure that is none."""
+    secret = "ghp_" + "a1" * 18
+    for folder in ("mine", "run/logs", "linked"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "mine" / "a.log").write_text(secret)
+    (tmp_path / "run" / "logs" / "a.log").write_text(secret)
+    (tmp_path / "linked" / "logs").symlink_to(tmp_path / "mine")
+    for run, looked_to in (("run", 1 << 80), ("run", "x"), ("linked", 0)):
+        mask_logs(tmp_path / run, {"a.log": looked_to})
+        assert (tmp_path / "run" / "logs" / "a.log").read_text() == secret
+    mask_logs(tmp_path / "run", None)
+    assert (tmp_path / "run" / "logs" / "a.log").read_text() == "*" * 40
+    assert (tmp_path / "mine" / "a.log").read_text() == secret
 
 
 # -- frames -----------------------------------------------------------------------------------------------------------

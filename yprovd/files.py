@@ -103,6 +103,8 @@ class FileWorker:
     def _look(self, path: str, *, copy: bool) -> dict[str, Any]:
         if time.monotonic() > self._deadline:
             raise _OutOfTime
+        if "://" in path:
+            return {"reason": "an address: only files are looked at"}
         stat = os.stat(path)
         facts: dict[str, Any] = {"modified_ns": stat.st_mtime_ns}
         if os.path.isdir(path):

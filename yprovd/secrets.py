@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 from yprovd.shapes import ANCHORS, NOT_VALUES, STRONG, is_number, is_secret, spans_of
 
@@ -27,6 +27,8 @@ _LONGEST_KNOWN = 1024
 #: A secret that is longer than this may be missed where two blocks of a file meet.
 OVERLAP = 24 << 10
 _BLOCK = 256 << 10
+#: Of a key in PEM a line has less, also in quotes and with signs in front.
+_KEY_LINE = 100
 
 def known_values(environ: Mapping[str, str]) -> set[str]:
     """The values of variables with secret names. Not to be stored."""
@@ -51,8 +53,11 @@ class Masker:
         self._values |= new
         forms = set()
         for value in self._values:
-            forms |= {value[:_LONGEST_KNOWN], json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1],
-                      quote(value, safe=""), value.encode("utf-8", "surrogateescape").decode("latin-1")}
+            once = json.dumps(value)[1:-1]
+            data = value.encode("utf-8", "surrogateescape")  # as it was given to us, UTF-8 or not
+            forms |= {value[:_LONGEST_KNOWN], once, json.dumps(once)[1:-1], once.replace("/", "\\/"),
+                      json.dumps(value, ensure_ascii=False)[1:-1], quote(data, safe=""), quote(data),
+                      quote_plus(data), data.decode("latin-1")}
         self._forms = sorted((f for f in forms if len(f) >= SHORTEST), key=len, reverse=True)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
@@ -127,7 +132,7 @@ class Masker:
                 data = os.pread(fd, _BLOCK + OVERLAP, at)
                 more = len(data) == _BLOCK + OVERLAP
                 for start, end in self.spans(data.decode("latin-1")):
-                    if end < len(data) or (final and not more):
+                    if (final and not more) or not _cut_short(data, start, end):
                         os.pwrite(fd, b"*" * (end - start), at + start)
                 if not more:
                     return at + len(data)
@@ -154,6 +159,14 @@ class Masker:
         return False
 
 
+def _cut_short(data: bytes, start: int, end: int) -> bool:
+    """Whether a secret near the end of what was read may go on behind it. A key of many lines does until its END, also
+    where the last line is too short yet to be told as one of them; without its first line nothing tells the rest."""
+    key = data[start:end]
+    return end == len(data) or (end > len(data) - _KEY_LINE and start > len(data) - OVERLAP
+                                and b"-----BEGIN" in key and b"-----END" not in key)
+
+
 def hidden(name: str, value: Any) -> Any:
     """The value of something with a secret name: a number of tokens and a switch are none."""
     if value is None or isinstance(value, bool) or value == "":
@@ -163,7 +176,8 @@ def hidden(name: str, value: Any) -> Any:
     return HIDDEN
 
 
-_ASSIGNMENT = re.compile(r"([\w.-]+)=('[^']*'|\"[^\"]*\"|[^\s;&|'\"]+)")
+#: From a name's beginning on: sought from each of its letters, a word of 100 kB would take a minute.
+_ASSIGNMENT = re.compile(r"(?<![\w.-])([\w.-]+)=('[^']*'|\"[^\"]*\"|[^\s;&|'\"]+)")
 _USER = ("-u", "--user", "--proxy-user")
 _NOBODY = Masker()
 

@@ -115,9 +115,13 @@ _ASSIGNED = re.compile(
 _EXPRESSION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|[A-Za-z_]+")
 
 
+#: Where a program puts a password in: a variable of a shell's, a field of a format. A patch with it masked is no patch.
+_PLACE = re.compile(r"\$[A-Z_][A-Z0-9_]*$|\$\{\w+\}$|\{[A-Za-z_][\w.]*\}$|\$\(")
+
+
 def _holds(pattern: re.Pattern[str], m: re.Match[str], anchor: str) -> bool:
     """What a shape cannot say: netrc's words stand beside others, a basic authentication is base64 of `user:password`,
-    `docker -u 1000:1000` is no password."""
+    `docker -u 1000:1000` and `-u $(id -u):$(id -g)` are no passwords."""
     if anchor == "password":
         around = m.string[max(0, m.start() - 200):m.start()].lower()
         return bool(re.search(r"\b(login|machine|default)\b", around))
@@ -127,7 +131,10 @@ def _holds(pattern: re.Pattern[str], m: re.Match[str], anchor: str) -> bool:
         except (binascii.Error, ValueError):
             return False
     if anchor in ("-u", "-user"):
-        return not m["s"].isdecimal()
+        dated = m["s"].startswith("%") and "+%" in m[0]  # date -u +%H:%M
+        return not m["s"].isdecimal() and not dated and not _PLACE.match(m["s"])
+    if anchor == "://":
+        return not _PLACE.fullmatch(m["s"] or "")
     return True
 
 

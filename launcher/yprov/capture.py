@@ -73,9 +73,9 @@ def user() -> str:
 
 
 def environment_of(environ: Mapping[str, str], masker: Masker) -> dict[str, str]:
-    """The variables of the allow-list, without secrets."""
+    """The variables of the allow-list, without secrets: none of these needs a name that ends in KEY."""
     kept = {name: value for name, value in environ.items() if name in ENVIRONMENT or name.startswith(_PREFIXES)}
-    return {name: HIDDEN if is_secret(name) and value else masker.text(value)[:_LONGEST_VALUE]
+    return {name: HIDDEN if value and (is_secret(name) or name.endswith("KEY")) else masker.text(value)[:_LONGEST_VALUE]
             for name, value in sorted(kept.items())}
 
 
@@ -161,11 +161,13 @@ class Capture:
         self._sink({"capture": about})
 
     def stop(self) -> None:
-        """End it, and what it has started, now."""
+        """End it, and what it has started, now. One that hangs in a file system which does not answer is left: it ends
+        when it can, and the run need not wait for that."""
         if self._child is not None:
             with contextlib.suppress(OSError):
                 os.killpg(self._child.pid, 9)
-            self._child.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(1.0)
 
 
 #: What `yprov.capturing` does, in this order.

@@ -88,7 +88,7 @@ class Capturing:
                 self.repository = Code(Path(os.path.realpath(folder)), self.source, self.scratch / "git", self.masker,
                                        self.left_s)
                 break
-            except (GitFailed, OSError) as e:
+            except (GitFailed, OSError, ValueError, RuntimeError) as e:  # also where there is no home: the rest is told
                 shutil.rmtree(self.scratch, ignore_errors=True)
                 self.code["reasons"] = {"repository": str(e)}
         if self.repository is not None:
@@ -224,11 +224,14 @@ def seen_python(run_id: str, root: str = "/") -> Found | None:
 
 
 def _line(fd: int) -> bytes:
-    """Up to a line feed, and nothing behind it: `select` must see what comes next."""
-    out = b""
-    while not out.endswith(b"\n") and (byte := os.read(fd, 1)):
-        out += byte
-    return out
+    """The one line that comes, to its line feed; what comes next is the end, which `select` must see. In large pieces:
+    the launcher waits while a command line of megabytes is read."""
+    pieces = []
+    while piece := os.read(fd, 1 << 20):
+        pieces.append(piece)
+        if piece.endswith(b"\n"):
+            break
+    return b"".join(pieces)
 
 
 def main() -> int:

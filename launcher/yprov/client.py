@@ -275,7 +275,9 @@ class Client:
         try:
             if role not in ("input", "output", "dataset", "model"):
                 raise ValueError(f"a role is `input`, `output`, `dataset` or `model`, not `{role}`")
-            where = os.path.abspath(os.fspath(path))
+            where = os.fspath(path)
+            if "://" not in where:  # else the address of something that is no file here
+                where = os.path.abspath(where)
             scope = _scope.get() or self.main_scope
             self.put({"t": monotonic_ns(), "e": "file", "role": role, "path": where,
                       "name": os.path.basename(where) if name is None else str(name),

@@ -17,6 +17,8 @@ from typing import Any
 
 _ASK_S = 3.0
 _BLOCK = 1 << 20
+#: Words of a command among which the engine and its image stand.
+_MOST_WORDS = 256
 _FORMAT = "{{.Id}} {{range .RepoDigests}}{{.}} {{end}}"
 #: Options of `docker run` and `podman run` without a value; every other one has one.
 _SWITCHES = {"-d", "-i", "-t", "-P", "--detach", "--init", "--interactive", "--no-healthcheck", "--oom-kill-disable",
@@ -33,7 +35,7 @@ _ENROOT_VALUED = {"-c", "--conf", "-e", "--env", "-m", "--mount", "--rc"}
 
 def container_of(command: Sequence[str], environ: Mapping[str, str], root: Path = Path("/")) -> dict[str, Any]:
     """What the command line and the environment tell, without a digest; empty where there is no container."""
-    started = _of_command(list(command))
+    started = _of_command(list(command[:_MOST_WORDS]))
     return started or _around(environ, root)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import select
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -113,7 +112,8 @@ class Git:
         (shadow / "objects" / "info" / "alternates").write_bytes(os.fsencode(f'"{alternate}"\n'))
         for name in ("index", *(p.name for p in self.git_dir.glob("sharedindex.*"))):
             if (self.git_dir / name).is_file():
-                shutil.copyfile(self.git_dir / name, shadow / name)
+                # With its time: a file as old as the index is compared by content (git's "racy" entries).
+                shutil.copy2(self.git_dir / name, shadow / name)
         for name in ("info/exclude", "info/attributes", "info/sparse-checkout", "shallow"):
             for home in (self.git_dir, self.common):
                 if (home / name).is_file() and not (shadow / name).exists():
@@ -158,7 +158,7 @@ class Git:
         asked.write_bytes(feed)
         with open(said, "wb") as out, open(asked, "rb") as given:
             child = subprocess.Popen([self.program, *words], stdin=given, stdout=out, stderr=subprocess.DEVNULL,
-                                     env=environ, cwd=folder, start_new_session=True)
+                                     env=environ, cwd=folder)  # of our group: it ends with us (`Capture.stop`)
             deadline = time.monotonic() + left
             try:
                 while not _ended(child, 0.25):
@@ -179,8 +179,7 @@ class Git:
         (self.scratch / "asked").write_text("".join(f"{name}\n" for name in names))
         with open(self.scratch / "asked", "rb") as given:
             child = subprocess.Popen([self.program, *_SAFE, "cat-file", "--batch"], stdin=given, cwd=self.root,
-                                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self._shadow_environ(),
-                                     start_new_session=True)
+                                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self._shadow_environ())
         assert child.stdout is not None
         try:
             for name in names:
@@ -215,10 +214,7 @@ def _ended(child: subprocess.Popen[bytes], timeout_s: float) -> bool:
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
-        try:
-            os.killpg(child.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            child.kill()
+        child.kill()
         child.wait()
 
 

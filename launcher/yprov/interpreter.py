@@ -24,6 +24,8 @@ _ASSIGNED = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 #: A script longer than this is not read.
 _SCRIPT_LIMIT = 256 << 10
 _DEPTH = 6
+#: Words of a command that are looked up in PATH: a list of thousands of files would ask the file system for each.
+_MOST_WORDS = 256
 
 
 class Found(NamedTuple):
@@ -54,7 +56,7 @@ def interpreter_of(command: Sequence[str], cwd: Path, environ: Mapping[str, str]
     """None where the command tells of no Python."""
     shell = _Shell(cwd, environ.get("PATH", os.defpath), environ)
     try:
-        return _of_words(list(command), shell)
+        return _of_words(list(command[:_MOST_WORDS]), shell)
     except (OSError, ValueError):
         return None
 

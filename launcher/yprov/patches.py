@@ -108,6 +108,8 @@ def make_patch(git: Git, changes: Changes, masker: Masker, lfs: set[bytes]) -> N
     for change in changes.tracked:
         size = _size(git.root, change.path)
         reason = "kept by Git LFS" if change.path in lfs and change.mode else ""
+        if not reason and change.mode in (FILE, EXECUTABLE) and not _can_be_read(git.root, change.path):
+            reason = "not a regular file"
         if not reason and size is not None and size > FILE_LIMIT and change.mode != COMMIT:
             reason = f"larger than {FILE_LIMIT} bytes"
         if not reason and change.mode and _binary_secret(git.root, change, masker):
@@ -166,6 +168,14 @@ def _size(root: Path, path: bytes) -> int | None:
         return os.lstat(root / os.fsdecode(path)).st_size
     except OSError:
         return None
+
+
+def _can_be_read(root: Path, path: bytes) -> bool:
+    """Not a pipe in a file's place, which git takes for one: to open it would wait for a writer, and take its data."""
+    try:
+        return stat.S_ISREG(os.lstat(root / os.fsdecode(path)).st_mode)
+    except OSError:
+        return True  # it has gone meanwhile
 
 
 def _binary_secret(root: Path, change: Change, masker: Masker) -> bool:

@@ -11,13 +11,16 @@ hence a store here.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import lzma
 import os
 import struct
 import tempfile
 import threading
 import zipfile
-from collections.abc import AsyncIterator, Iterable
+import zlib
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +34,18 @@ from yprovd.stitch import SERIES_DIR
 PACKED_SERIES = f"{SERIES_DIR}.zip"
 #: A local file header: 30 bytes, of which the last four are the lengths of a name and of more, which follow.
 _HEADER, _LENGTHS = 30, struct.Struct("<HH")
+
+
+#: What `zipfile` raises for a file that is damaged, encrypted (RuntimeError) or unknown (NotImplementedError is one).
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError)
+
+
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGED as e:
+        raise YprovError(f"`{name}` in the zip file cannot be read: {e}", hint="was it copied as a whole?") from None
 
 
 class _Slice(io.RawIOBase):
@@ -62,7 +77,8 @@ class _Entry(NamedTuple):
 
 
 class Archive:
-    """An open zip file, from byte `start` of `fd` on. Any thread may read. Raises BadZipFile, OSError."""
+    """An open zip file, from byte `start` of `fd` on. Any thread may read. Raises OSError, the constructor also one of
+    `_DAMAGED`; YprovError for an entry that is damaged, encrypted or packed in a way that Python does not know."""
 
     def __init__(self, fd: int, start: int, size: int) -> None:
         self.fd, self.start = fd, start
@@ -75,7 +91,8 @@ class Archive:
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             return None
         at = self.start + info.header_offset
-        name, more = _LENGTHS.unpack(os.pread(self.fd, 4, at + _HEADER - 4))
+        with _readable(info.filename):
+            name, more = _LENGTHS.unpack(os.pread(self.fd, 4, at + _HEADER - 4))
         return at + _HEADER + int(name) + int(more)
 
     def read(self, info: zipfile.ZipInfo, begin: int = 0, end: int | None = None) -> bytes:
@@ -83,15 +100,16 @@ class Archive:
         data = self.data_of(info)
         if data is not None:
             return b"".join(_stretch(self.fd, data + begin, max(0, end - begin)))
-        with self._lock:
+        with self._lock, _readable(info.filename):
             return self._zip.read(info)[begin:end]
 
     def within(self, info: zipfile.ZipInfo) -> Archive:
         """A zip file that is an entry of this one: where it lies, or unpacked into a file without a name."""
         data = self.data_of(info)
         if data is not None:
-            return Archive(self.fd, data, info.file_size)
-        with tempfile.TemporaryFile() as out, self._lock, self._zip.open(info) as f:
+            with _readable(info.filename):
+                return Archive(self.fd, data, info.file_size)
+        with tempfile.TemporaryFile() as out, self._lock, _readable(info.filename), self._zip.open(info) as f:
             while block := f.read(1 << 20):
                 out.write(block)
             out.flush()
@@ -114,7 +132,7 @@ def open_archive(path: Path) -> Archive:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return Archive(fd, 0, os.fstat(fd).st_size)
-    except (OSError, zipfile.BadZipFile) as e:
+    except (OSError, *_DAMAGED) as e:
         if fd >= 0:
             os.close(fd)
         raise YprovError(f"cannot read `{path}`: {e.strerror if isinstance(e, OSError) else 'it is no zip file'}",

@@ -22,7 +22,7 @@ from typing import Any
 
 from yprov.gitting import Git, GitFailed
 from yprov.patches import Changes, add_untracked, make_patch, tracked_changes
-from yprov.trees import lfs_paths, lfs_pointer, tree_entries, tree_id
+from yprov.trees import lfs_paths, lfs_pointer, names_in, tree_entries, tree_id
 from yprovd.secrets import Masker
 from yprovd.swhid import COMMIT
 
@@ -187,9 +187,10 @@ class Code:
         if sum(int(s) for s in sizes if s.isdigit()) > BUNDLE_LIMIT:
             raise GitFailed(f"{count} commits are on no remote: more than {BUNDLE_LIMIT} bytes")
         for kind, data in git.contents(names):
-            if self.masker.holds_secret(data):
+            if self.masker.holds_secret(names_in(data, len(names[0]) // 2) if kind == "tree" else data):
                 raise GitFailed(f"{count} commits are on no remote: a {kind} in them holds what looks like a secret")
-        refs = "HEAD\n" + (f"refs/heads/{git.branch}\n" if git.branch else "")
+        named = git.branch and self.masker.text(git.branch) == git.branch
+        refs = "HEAD\n" + (f"refs/heads/{git.branch}\n" if named else "")
         target = git.scratch / "code.bundle"
         git("bundle", "create", os.fspath(target), "--stdin",
             feed=(refs + "".join(f"^{tip}\n" for tip in tips)).encode())

@@ -74,7 +74,8 @@ def facts(view: RunView) -> dict[str, Any]:
         "steps": [{"step": a.get("stepId"), "label": a.get("label"), "ranks": a.get("rankCount"),
                    "duration_s": a.get("durationSeconds"), "energy_j": a.get("energyJ")}
                   for k, a in activities.items() if k.startswith("step/")],
-        "files": {role: sorted(k.partition("/")[2] for k in entities if k.startswith(f"{role}/"))
+        "files": {role: sorted(k.partition("/")[2] for k, e in entities.items()
+                               if k.startswith(f"{role}/") and "versions" not in e)  # those have records of their own
                   for role in ("input", "dataset", "output", "model")},
         "lost": {"frames": run.get("framesLost", 0), "events": run.get("eventsDropped", 0),
                  "damaged_bytes": run.get("damagedBytes", 0)},

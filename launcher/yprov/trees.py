@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -33,6 +34,12 @@ def lfs_pointer(path: Path) -> bytes:
         f.seek(0)
         digest = hashlib.file_digest(f, "sha256").hexdigest()
         return b"%soid sha256:%s\nsize %d\n" % (_LFS, digest.encode(), f.tell())
+
+
+def names_in(tree: bytes, digest_bytes: int) -> bytes:
+    """The names of one of git's tree objects, a line for each: what is between them is digests, and no text."""
+    names = re.findall(rb"[0-7]+ ([^\0]+)\0.{%d}" % digest_bytes, tree, re.DOTALL)
+    return b"\n".join(names)
 
 
 def tree_entries(git: Git) -> dict[bytes, tuple[bytes, bytes]]:
@@ -69,16 +76,16 @@ def tree_id(git: Git, changes: Changes, entries: dict[bytes, tuple[bytes, bytes]
             elif stat.S_ISDIR(about.st_mode):
                 entries[path] = COMMIT, bytes.fromhex(Git(full, git.scratch / f"sub{len(entries)}").head)
             elif stat.S_ISREG(about.st_mode):
+                size += about.st_size
+                if size > READ_LIMIT:  # before it is read: a checkpoint may have any size
+                    raise GitFailed(f"more than {READ_LIMIT} bytes are changed or untracked")
                 kind = mode if mode in (FILE, EXECUTABLE) else (EXECUTABLE if about.st_mode & 0o100 else FILE)
                 if path in lfs:
                     entries[path] = kind, content_digest(lfs_pointer(full))
                 else:
                     to_hash.append((path, kind))
-                size += about.st_size
         except (OSError, ValueError) as e:
             raise GitFailed(f"{os.fsdecode(path)}: {e}") from None
-        if size > READ_LIMIT:
-            raise GitFailed(f"more than {READ_LIMIT} bytes are changed or untracked")
     if to_hash:
         names = git("hash-object", "--stdin-paths", feed=b"".join(quoted(p) + b"\n" for p, _kind in to_hash)).split()
         for (path, kind), name in zip(to_hash, names, strict=True):

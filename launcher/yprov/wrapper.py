@@ -257,7 +257,7 @@ class Wrapper:
 
     def _declare(self, files: FileWorker, role: str, paths: Sequence[str]) -> None:
         for given in paths:
-            path = os.path.abspath(given)
+            path = given if "://" in given else os.path.abspath(given)
             declared = {"t": time.monotonic_ns(), "role": role, "path": path, "name": os.path.basename(path),
                         "copy": False}
             self._record(Kind.FILE, declared)  # masked; the worker needs the real path

@@ -313,6 +313,19 @@ def test_model_comes_from_the_data_that_its_training_had_used_by_then(context: s
     assert doc["entity"]["run:dataset/digits"]["yp:type"] == {"$": "yp:Dataset", "type": "xsd:QName"}
 
 
+def test_a_later_version_comes_from_the_one_before_and_from_the_data_since_then() -> None:
+    record = small_record()
+    record.files = [
+        file("dataset", "first", 1.0), file("model", "net", 2.0, path="/1.pt", sha256="1" * 64),
+        file("dataset", "second", 3.0), file("input", "seen", 3.0, how="opened"),
+        file("model", "net", 4.0, path="/2.pt", sha256="2" * 64),
+    ]
+    derived = edges(built(record), "wasDerivedFrom", "generatedEntity", "usedEntity")
+    assert {e for e in derived if e[0].startswith("run:model")} == {
+        ("run:model/net/1", "run:dataset/first"), ("run:model/net/2", "run:model/net/1"),
+        ("run:model/net/2", "run:dataset/second")}
+
+
 def test_epoch_says_what_the_metrics_had_come_to() -> None:
     record = small_record()
     rows = [  # name, context, epoch, process, at, value

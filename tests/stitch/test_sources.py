@@ -53,6 +53,13 @@ def attributes(doc: dict[str, Any], entity: str) -> dict[str, Any]:
     return {k: v for k, v in plain.items() if k.startswith(("yp:", "prov:location")) and k != "yp:type"}
 
 
+def test_a_repository_that_could_not_be_read_has_a_reason() -> None:
+    record = small_record()
+    record.run["code"] = {"reasons": {"repository": "`git` is not in PATH"}}
+    code = json.loads(build_document(record, small_attribution(), []))["entity"]["run:code"]
+    assert code["yp:absent"] == "repository: `git` is not in PATH"
+
+
 def test_everything_that_was_captured_is_in_the_document() -> None:
     doc = built(with_run(**ABOUT))
     assert attributes(doc, "code") == {

@@ -137,13 +137,14 @@ def _make(run_dir: Path, files: list[Path], progress: Callable[[str], None]) -> 
 
 def mask_logs(run_dir: Path, done: object) -> None:
     """Take secrets out of the command's output, where the launcher has not: `{name: bytes}` were done. What is still
-    appended stays where it is (`Masker.overwrite`)."""
+    appended stays where it is (`Masker.overwrite`). Where `logs` is a link its files are not the run's."""
     from yprovd.secrets import Masker, known_values
 
     known = done if isinstance(done, dict) else {}
     masker = Masker(known_values(os.environ))
-    for path in sorted((run_dir / "logs").glob("*.log")):
-        with contextlib.suppress(OSError, TypeError, ValueError):
+    logs = run_dir / "logs"
+    for path in [] if logs.is_symlink() else sorted(logs.glob("*.log")):
+        with contextlib.suppress(OSError, TypeError, ValueError, OverflowError):
             masker.overwrite(path, int(known.get(path.name, 0)))
 
 

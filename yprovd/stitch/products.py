@@ -1,7 +1,7 @@
 """The part of prov.json that says what the run used and made: parameters, series, energy, files, models.
 
-A model is derived from the version before it and, the first one, from the inputs and datasets that were in use by then:
-of the run itself, of the model's context and what holds it, or, for a model that was declared outside of contexts, of
+A model is derived from the version before it and from the inputs and datasets that came into use since then: of the run
+itself, of the model's context and what holds it, or, for a model that was declared outside of contexts, of
 every context that is not for validation or testing.
 """
 
@@ -107,7 +107,7 @@ class Products:
         if versions[0].of > 1:
             whole_thing = self.doc.entity(wanted, {**_file_types(role), "prov:label": name or '""',
                                                    "yp:versions": versions[0].of})
-        previous = None
+        previous: tuple[QualifiedName, int] | None = None
         for version in versions:
             f = version.first
             entity = self.doc.entity(wanted if whole_thing is None else f"{wanted}/{version.number}", {
@@ -127,12 +127,14 @@ class Products:
             if whole_thing is not None:
                 self.doc.specialises(entity, whole_thing)
             if role == "model":
-                for source in self._learned_from(f) if previous is None else [previous]:
+                for source in [*([previous[0]] if previous else []), *self._learned_from(f, previous and previous[1])]:
                     self.doc.derived(entity, source)
-            previous = entity
+            previous = entity, f.wall_ns
 
-    def _learned_from(self, model: DeclaredFile) -> list[QualifiedName]:
+    def _learned_from(self, model: DeclaredFile, since_ns: int | None) -> list[QualifiedName]:
         def counts(f: DeclaredFile) -> bool:
+            if since_ns is not None and f.wall_ns <= since_ns:
+                return False
             if f.role == "code" or f.how or f.wall_ns > model.wall_ns:  # what was only seen open is not named
                 return False
             if f.context is None or f"{model.context}/".startswith(f"{f.context}/"):

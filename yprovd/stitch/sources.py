@@ -30,8 +30,8 @@ def add_code(doc: Document, run: QualifiedName, about: Mapping[str, Any]) -> Qua
     code = part(about, "code")
     diff, script, bundle, lists = (part(code, key) for key in ("diff", "script", "bundle", "lists"))
     entity = None
-    if any(code.get(k) is not None for k in ("remote", "commit", "branch", "tree")):
-        reasons = part(code, "reasons")
+    reasons = part(code, "reasons")
+    if reasons or any(code.get(k) is not None for k in ("remote", "commit", "branch", "tree")):
         entity = doc.entity("code", {
             "prov:type": qname("schema:SoftwareSourceCode"), "yp:type": qname("yp:SourceCode"),
             "prov:label": "source code", "yp:remote": code.get("remote"), "yp:commit": code.get("commit"),
