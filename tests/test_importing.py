@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import zarr
@@ -21,9 +22,10 @@ from hypothesis import strategies as st
 
 from tests.imports import FIXTURES, attributes, copy_of, entities, import_one, known, logged, records
 from tests.running import yprov
-from yprov.imported import Notes
+from yprov.imported import Columns, Notes, Rank, Series
 from yprov.importing import import_runs
 from yprov.importing_layouts import layout_of, rank_of
+from yprov.importing_table import Table
 from yprov.importing_values import number, time_ns, typed, zone_of
 from yprov.runs import all_runs
 from yprovd.errors import YprovError
@@ -99,8 +101,10 @@ def test_several_runs_are_listed_with_what_to_type(tmp_path: Path) -> None:
     assert f"`{other}` (démo, yProv4ML 1.x, 2 ranks)" in message
     assert "--all" in hint
     assert not list((tmp_path / "runs").iterdir())
-    made = list(import_runs([home.parent], tmp_path / "runs", every=True))
-    assert [d.source for d in made] == ["yProv4ML 3.x", "yProv4ML 1.x"]
+    for force in (False, True):
+        made = list(import_runs([home.parent], tmp_path / "runs", every=True, force=force))
+        assert [d.source for d in made if d.made] == ["yProv4ML 3.x", "yProv4ML 1.x"]
+        assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
 def test_one_run_that_cannot_be_imported_does_not_keep_the_others_from_it(tmp_path: Path) -> None:
@@ -260,6 +264,16 @@ def test_a_path_that_leads_out_of_the_folder_is_not_followed(tmp_path: Path) -> 
     assert sum("is missing" in note for note in done.notes) == 2
 
 
+def test_a_path_with_steps_back_in_it_names_no_copy(tmp_path: Path) -> None:
+    home = copy_of(NEW, tmp_path)
+    edit(home / "prov_démo_GR0_0.json", lambda d: d["entity"]["note.txt//TRAINING"].update(
+        {"dcterms:identifier": "prov/démo_0/../démo_0/../démo_0/artifacts_GR0/note.txt"}))
+    done = import_one(home, tmp_path, copy=True)
+    assert not list((done.directory / "artifacts").rglob("artifacts_GR0/note.txt"))
+    assert sorted(p.name for p in done.directory.iterdir()) == [
+        "artifacts", "prov.json", "ro-crate-metadata.json", "run.json", "series.zarr"]
+
+
 # zip files
 
 
@@ -352,10 +366,21 @@ def test_a_damaged_metric_file_is_a_note(tmp_path: Path, release: str) -> None:
     assert validate_run(done.directory) == []
 
 
+def test_what_was_never_written_into_a_netcdf_file_is_nan(tmp_path: Path) -> None:
+    home = copy_of("3.2.8/nc", tmp_path)
+    with h5py.File(home / "metrics_GR0" / "loss_TRAINING_None_GR0.nc", "r+") as file:
+        file["values"][2] = np.float32(9.969209968386869e36)  # NC_FILL_FLOAT: killed between two columns
+    done = import_one(home, tmp_path, keep_spool=True)
+    values = [v for _s, v, _t in logged(done.directory)[0, "TRAINING", "loss"]]
+    assert np.isnan(values[2])
+    assert np.isfinite(values).sum() == 4
+
+
 def test_columns_of_different_lengths_are_read_as_far_as_all_go(tmp_path: Path) -> None:
     home = copy_of("3.2.8/zarr", tmp_path)
     group = zarr.open_group(home / "metrics_GR0" / "loss_TRAINING_None_GR0.zarr", mode="a")
-    group["epochs"].append(np.array([9], dtype="i4"))  # killed between two appends
+    group["epochs"].append(np.array([9], dtype="i4"))
+    group["values"].append(np.array([9.0], dtype="f4"))  # killed between two appends
     done = import_one(home, tmp_path, keep_spool=True)
     assert [s for s, _v, _t in logged(done.directory)[0, "TRAINING", "loss"]] == [0, 1, 2, 3, 4]
     assert any("lack their step, value or time" in note for note in done.notes)
@@ -412,6 +437,58 @@ def test_the_time_zone_may_be_told_where_nothing_shows_it(tmp_path: Path) -> Non
     assert attributes(done.directory)["prov:startTime"].startswith("2025-10-09T08:53:20")
     assert not any("time zone" in note for note in done.notes)
     assert "no time zone" in hint_of(lambda: import_one(home, tmp_path, time_zone="Rome"))[0]
+
+
+def test_a_time_stamp_far_from_the_run_stays_and_does_not_stretch_its_context(tmp_path: Path) -> None:
+    home = copy_of(NEW, tmp_path)
+    (home / "metrics_GR0" / "loss_VALIDATION_None_GR0.csv").write_text(
+        "epoch,value,timestep\n0,2.5,1760000000140\n4,0.75,1900000000000\n5,0.5,1760000000\n")
+    done = import_one(home, tmp_path, keep_spool=True)
+    assert logged(done.directory)[0, "VALIDATION", "loss"] == [
+        (5, 0.5, 1760000000150),  # seconds are no milliseconds: as if nothing was told
+        (0, 2.5, 1760000000140), (4, 0.75, 1900000000000)]
+    assert records(done.directory, "activity")["ctx/VALIDATION"]["prov:endTime"].startswith("2025-10-09T08:53:20.3")
+    assert any("1 values have no time of their own: `VALIDATION/loss`" in note for note in done.notes)
+
+
+def test_values_without_times_share_the_row_of_their_turn() -> None:
+    def columns(*values: float) -> Columns:
+        return Columns(np.zeros(len(values), np.int64), np.array(values), np.zeros(len(values), np.int64))
+
+    series = [Series("a", None, "", 7, lambda notes: columns(1, 2, 3)),
+              Series("b", None, "", 8, lambda notes: columns(4, 5))]
+    rank = Rank(0, "key", begin_ns=5, end_ns=9, series=series)
+    (rows,) = Table(rank, Notes(), lambda stage: None).rows()
+    assert [(name, value, t) for t, name, value, *_rest in rows] == [
+        ("a", 1, 7), ("b", 4, 8), ("a", 2, 7), ("b", 5, 8), ("a", 3, 7)]
+
+
+def test_what_is_too_large_for_a_record_is_left_out_and_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yprovd.wire.MAX_PAYLOAD", 30_000)
+    home = copy_of(NEW, tmp_path)
+    edit(home / "prov_démo_GR0_0.json", lambda d: d["entity"]["optimizer//démo_GR0_0"].update(
+        {"prov:value": "x" * 40_000}))
+    done = import_one(home, tmp_path)
+    assert "rank 0: one thing is too large for a record and is left out" in done.notes
+    assert entities(done.directory, "param/")["optimizer"]["prov:value"] == "adam"  # rank 1's
+    assert attributes(done.directory)["yp:framesLost"] == 0
+
+
+@pytest.mark.parametrize(("told", "made"), [("2025-10-09 08:53:20.100000", "2025-10-09T08:53:20.1"),
+                                            ("2025-10-09 03:53:20.100000", "2025-10-09T08:53:20.27")])
+def test_a_file_of_1_x_with_a_time_outside_of_the_run_was_made_by_its_end(
+    tmp_path: Path, told: str, made: str
+) -> None:
+    home = copy_of(TEXT, tmp_path)
+    model = "prov/démo_0/artifacts/lin/lin_0.pth"
+    for rank in (0, 1):  # local time, of a zone that is nowhere named
+        edit(home / f"provgraph_démo_GR{rank}.json", lambda d: d["entity"][model][0].update(
+            {"prov-ml:creation_timestamp": told}))
+    done = import_one(home, tmp_path)
+    times = [r["prov:time"] for r in records(done.directory, "wasGeneratedBy").values()
+             if str(r["prov:entity"]).startswith("run:model/")]
+    assert len(times) == 2
+    assert all(t.startswith(made) for t in times)
 
 
 def test_names_that_no_file_or_syntax_likes_come_over(tmp_path: Path) -> None:

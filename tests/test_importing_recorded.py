@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import zarr
 
-from tests.imports import FIXTURES, attributes, entities, import_one, known, logged, records
+from tests.imports import FIXTURES, attributes, document, entities, import_one, known, logged, records
+from tests.yprov_rules import complaints, connected, drawn, metrics_found
 from yprovd.stitch.storage import encoded
 from yprovd.stitch.validate import validate_run
 
@@ -243,8 +244,14 @@ def test_the_original_documents_are_in_the_archive_and_the_series_are_derived_fr
         e["@id"].replace("%C3%A9", "é") for e in crate["@graph"]}
 
 
-def test_the_archive_is_valid(case: Case) -> None:
+def test_the_archive_is_valid_and_accepted_by_yprov_and_yprov4ml(case: Case) -> None:
     assert validate_run(case.run) == []
+    doc = document(case.run)
+    assert complaints(doc) == []
+    nodes, links = drawn(doc)
+    assert connected(nodes, links, "run:run") == nodes
+    assert {name.removeprefix("run:series/metrics/") for name in metrics_found(doc)} == {
+        name.removeprefix("series/metrics/") for name in records(case.run, "entity") if name.startswith("series/")}
 
 
 # the releases themselves
@@ -272,4 +279,4 @@ def test_what_an_installed_release_writes_now_is_read_alike(mode: str, tmp_path:
     check_store(made)
     test_parameters_have_their_types_and_roles_again(made)
     test_files_have_the_sizes_and_checksums_of_what_lies_there(made)
-    test_the_archive_is_valid(made)
+    test_the_archive_is_valid_and_accepted_by_yprov_and_yprov4ml(made)
