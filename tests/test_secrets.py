@@ -39,6 +39,18 @@ def test_names_of_other_things(name: str) -> None:
     assert not is_secret(name)
 
 
+@pytest.mark.parametrize(("text", "masked_text"), [
+    ("bash -c 'python s.py --token \"two words\"'", "bash -c 'python s.py --token \"***\"'"),
+    ("python s.py --auth-token 'two words' --lr 1", "python s.py --auth-token '***' --lr 1"),
+    ("token: 4dm1n-pass step=3 loss=0.5", "token: *** step=3 loss=0.5"),
+    ("api_key: k3y0fmine, lr: 3", "api_key: ***, lr: 3"),
+    ("token: str | None = 'k3y0fmine'", "token: str | None = '***'"),
+    ("token: Optional[str] = 'k3y0fmine'", "token: Optional[str] = '***'"),
+])
+def test_only_the_value_goes_from_among_other_words(text: str, masked_text: str) -> None:
+    assert Masker().text(text) == masked_text
+
+
 @pytest.mark.parametrize("form", PLANTED, ids=lambda form: form.name)
 @pytest.mark.parametrize("around", ["{}", "before {} after", "+{}\n", '{{"a": 1}} {}', "x\n{}\ny"])
 def test_every_planted_form_is_found_in_a_text(form: Any, around: str) -> None:

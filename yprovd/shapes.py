@@ -108,7 +108,10 @@ _BEHIND = frozenset("\"'=:] \t\\,")
 _IN_NAME = re.compile(r"[\w.-]*\Z", re.ASCII)
 _ASSIGNED = re.compile(
     r"(?P<name>[\w.-]+?)"
-    r"(?P<sep>\\?[\"']?\]?(?:\s{0,8}:\s{0,4}[A-Za-z][\w\[\]|. ]{0,40}=\s{0,4}|\s{0,8}(?:=>|:=|==?|:)\s{0,8})"
+    # an annotation (`token: str | None =`), or what stands between any name and its value
+    r"(?P<sep>\\?[\"']?\]?"
+    r"(?:\s{0,8}:\s{0,4}[A-Za-z][\w.]{0,40}(?:\[[\w\[\]|., ]{0,40})?(?: ?\| ?[\w.\[\]]{1,40}){0,3}"
+    r"\s{0,4}=\s{0,4}|\s{0,8}(?:=>|:=|==?|:)\s{0,8})"
     r"|\\?[\"']\s?,\s?(?=\\?[\"'])|\s{1,4}(?![-\s]))"
     r"(?P<quote>\\?[\"'`]|)"
     r"(?P<s>(?<=[\"'`])[^\"'`\n\\]{1,4096}|[^\s\"'`,;&|<>(){}\[\]\\]{1,4096})(?P<after>\\?.?)", re.ASCII)
@@ -152,7 +155,7 @@ def _is_value(m: re.Match[str]) -> bool:
     if weak and (is_number(value) or len(value) < 4):
         return False
     if m["quote"]:
-        return len(value) >= 4 and (not weak or not re.search(r"\s", value))
+        return len(value) >= 4 and (option or not weak or not re.search(r"\s", value))
     if m["after"][:1] in ("(", "["):
         return False  # a call
     if option or name.isupper():
