@@ -326,6 +326,22 @@ def test_the_jobs_processes_every_thirty_seconds(node, sensor, value, clock):
     assert (count, math.isnan(memory)) == (1, True)  # the driver does not tell how much
 
 
+def test_how_much_of_the_time_the_jobs_processes_used_a_device(node, sensor, value, clock):
+    for pid, percent in ((1000, 40), (1001, 25), (900, 30)):  # the last is another job's
+        node.process(0, pid, GIB)
+        node.busy(0, percent)
+    nvidia = sensor()
+    clock.now = 5.0
+    read = nvidia.read()
+    assert value(nvidia, read, "hw.gpu.process.utilization", UUIDS[0]) == pytest.approx(0.65)
+    assert value(nvidia, read, "hw.gpu.process.utilization", UUIDS[1]) == 0  # nobody's kernels ran
+    node.fail("nvmlDeviceGetProcessUtilization", 0, 999)
+    clock.now = 35.0
+    read = nvidia.read()
+    assert math.isnan(value(nvidia, read, "hw.gpu.process.utilization", UUIDS[0]))
+    assert value(nvidia, read, "hw.gpu.process.count", UUIDS[0]) == 2
+
+
 def test_processes_numbered_in_another_namespace_are_not_none_of_the_jobs(node, sensor, value, clock):
     node.process(0, 77777, GIB)
     nvidia = sensor()

@@ -118,7 +118,9 @@ ONLY = {
     "nvmlDeviceGetEnforcedPowerLimit": {"hw.power.limit"},
     "nvmlDeviceGetClockInfo": {"hw.gpu.clock", "hw.gpu.memory.clock"},
     "nvmlDeviceGetPowerUsage": {"hw.power.average"},
-    "nvmlDeviceGetComputeRunningProcesses_v3": {"hw.gpu.process.count", "hw.gpu.process.memory"},
+    "nvmlDeviceGetComputeRunningProcesses_v3": {"hw.gpu.process.count", "hw.gpu.process.memory",
+                                                "hw.gpu.process.utilization"},
+    "nvmlDeviceGetProcessUtilization": {"hw.gpu.process.utilization"},
 }
 FIELDS = {
     "FieldValues:82:0": {"hw.gpu.memory.temperature"},

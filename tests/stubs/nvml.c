@@ -31,6 +31,7 @@ typedef struct { u32 version; u64 total, reserved, free, used; } Memory2;
 typedef struct { u32 gpu, memory; } Utilization;
 typedef struct { u32 version, sensor; int celsius; } Temperature;
 typedef struct { u32 pid; u64 memory; u32 gpu_instance, compute_instance; } Process;
+typedef struct { u32 pid; u64 stamp; u32 sm, memory, encoder, decoder; } Usage;
 
 typedef struct {
     char shape[16];
@@ -46,6 +47,7 @@ typedef struct {
     u64 reasons, total, used, reserved;
     int processes;
     Process process[16];
+    u32 busy[16];      /* of each process: percent of the time */
 } Gpu;
 
 /* What a handle points to. Those of an earlier nvmlInit are dead. */
@@ -218,6 +220,9 @@ void stub_process(int d, u32 pid, u64 memory)
     Gpu *g = &gpus[d];
     g->process[g->processes++] = (Process){pid, memory, 0xFFFFFFFF, 0xFFFFFFFF};
 }
+
+/* Of the process that was added last */
+void stub_busy(int d, u32 percent) { gpus[d].busy[gpus[d].processes - 1] = percent; }
 
 /* How often a function was called, or FieldValues:ID (of any scope) was asked for */
 u64 stub_calls(const char *what)
@@ -574,6 +579,27 @@ Status nvmlDeviceGetSamples(Handle *h, int type, u64 last_us, u32 *value_type, u
         out[made].stamp = stamp;
         out[made].value.v.ull = 0xDEADBEEF00000000ull;
         out[made++].value.v.ui = lround(1000 * power_at(h->gpu, at));
+    }
+    *n = made;
+    return made ? OK : NOT_FOUND;
+}
+
+/* Two samples of each process: half a second ago and now, with 10 percent less and more. */
+Status nvmlDeviceGetProcessUtilization(Handle *h, Usage *out, u32 *n, u64 since_us)
+{
+    Gpu *g = GPU(h);
+    u32 made = 0;
+    BEGIN(h);
+    NO_PART(h);
+    if (!g->processes) return NOT_FOUND;
+    if (!out) { *n = 2 * g->processes; return TOO_SMALL; }
+    for (int half = 1; half >= 0; half--) {
+        u64 stamp = stamp_of(now() - 0.5 * half);
+        if (stamp <= since_us) continue;
+        for (int p = 0; p < g->processes; p++) {
+            if (made == *n) return TOO_SMALL;
+            out[made++] = (Usage){g->process[p].pid, stamp, g->busy[p] + (half ? -10 : 10), 0, 0, 0};
+        }
     }
     *n = made;
     return made ? OK : NOT_FOUND;

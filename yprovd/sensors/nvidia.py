@@ -193,18 +193,18 @@ class NvidiaSensor:
 
     def _list_processes(self, values: list[float]) -> None:
         """The job's processes on each device. All of its processes are looked for at once: 1 ms."""
-        gpus = [gpu for gpu in self._gpus if gpu.processes_at >= 0 and not gpu.lost]
+        gpus = [(gpu, gpu.processes) for gpu in self._gpus if gpu.processes is not None and not gpu.lost]
         if not gpus:
             return
         try:
             job = {process.pid for process in job_processes(self._where.run_id, self._where.root)}
         except OSError:  # no /proc there
             return
-        for gpu in gpus:
-            listed = gpu.processes(self._nvml)
+        for gpu, processes in gpus:
+            listed = processes.memory()
             if listed is not None and (not job.isdisjoint(listed) or all(self._can_see(pid) for pid in listed)):
-                mine = [memory for pid, memory in listed.items() if pid in job]
-                values[gpu.processes_at:gpu.processes_at + 2] = float(len(mine)), math.fsum(mine)
+                told = processes.values(listed, job)
+                values[gpu.processes_at:gpu.processes_at + len(told)] = told
 
     def _can_see(self, pid: int) -> bool:
         """NVML may number processes as another container's namespace does: then 0 of them would be the job's."""

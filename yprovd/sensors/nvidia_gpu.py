@@ -9,6 +9,7 @@ from typing import Any
 
 from yprovd.model import Kind, Scalar
 from yprovd.sensors import nvml_calls as nvml
+from yprovd.sensors.nvidia_processes import Processes
 from yprovd.sensors.nvml import REFUSED, Library
 from yprovd.sensors.nvml_calls import Call, Curve, Field, Fields, Number, Target, TimedCall, probe
 
@@ -37,6 +38,7 @@ SPECS: dict[str, tuple[str, Kind, str, float]] = {
     "hw.gpu.nvlink.receive": ("By", "counter", "Data received over all NVLinks", 1024),
     "hw.gpu.process.count": ("{process}", "gauge", "Processes of the job on the device; each 30 s", 1),
     "hw.gpu.process.memory": ("By", "gauge", "Memory of these; each 30 s", 1 << 20),
+    "hw.gpu.process.utilization": ("1", "gauge", "Share of the time in which kernels of these ran; each 30 s", 0.01),
 }
 
 #: Fields that only some devices have: name -> id, scope, scale, and whether a change matters from sample to sample.
@@ -63,8 +65,8 @@ _CLOCK_SM, _CLOCK_MEMORY = 1, 2  # nvmlClockType_t
 
 class Gpu:
     """`first`, `end`: its metrics among the sensor's. `parts`: its MIG instances by UUID; after the choice, the
-    job's. `fields`: those to be read at every sample, and the dear ones. `processes_at`: the first of two metrics, -1
-    when the processes are not known."""
+    job's. `fields`: those to be read at every sample, and the dear ones. `processes_at`: the first of the metrics of
+    `processes`, None when those are not known."""
 
     def __init__(self, index: int, uuid: str, handle: ctypes.c_void_p) -> None:
         self.index, self.uuid, self.handle = index, uuid, handle
@@ -77,6 +79,7 @@ class Gpu:
         self.calls: list[Call] = []
         self.fields: tuple[Fields, ...] = ()
         self.curve: Curve | None = None
+        self.processes: Processes | None = None
         self.processes_at = -1
 
     @classmethod
@@ -112,18 +115,6 @@ class Gpu:
                 return False
             place.value = _pointer(handle).value
         return True
-
-    def processes(self, library: Library) -> dict[int, float] | None:
-        """Memory (By, NaN when not told) by pid; None when the list cannot be had now. Takes milliseconds."""
-        found: dict[int, float] = {}
-        for handle in self.parts.values() or (self.handle,):
-            listed = library.ask("nvmlDeviceGetComputeRunningProcesses", handle)
-            if listed is None:
-                return None
-            for process in listed:
-                memory = process.usedGpuMemory
-                found[process.pid] = found.get(process.pid, 0.0) + (float("nan") if memory is None else float(memory))
-        return found
 
 
 def _pointer(handle: Any) -> ctypes.c_void_p:
@@ -200,9 +191,9 @@ def equip(library: Library, gpu: Gpu, first: int, *, with_processes: bool) -> li
     fit.number("hw.gpu.clock.reasons", 1.0, _REASONS, ctypes.c_ulonglong())
     for name, (id, scope, scale, often) in _OPTIONAL.items():
         _equip_optional(fit, name, id, scope, scale, often=often)
-    if with_processes and (gpu.processes(library) is not None or library.status not in REFUSED):
-        gpu.processes_at = fit.add("hw.gpu.process.count").at
-        fit.add("hw.gpu.process.memory")
+    if with_processes and (processes := Processes(library, gpu)).names:
+        places = [fit.add(name).at for name in processes.names]
+        gpu.processes, gpu.processes_at = processes, places[0]
     gpu.fields = Fields(library, gpu.handle, fit.fast), Fields(library, gpu.handle, fit.slow)
     gpu.first, gpu.end = first, first + len(fit.names)
     return fit.names

@@ -15,7 +15,7 @@ LIBRARY = "libnvidia-ml.so.1"
 
 # Statuses (`nvmlReturn_t`), by what follows from them. Everything else (Timeout, NoPermission, InUse, Unknown...) is
 # about this one time.
-NOT_SUPPORTED, TOO_SMALL, FUNCTION_NOT_FOUND = 3, 7, 13
+NOT_SUPPORTED, NOT_FOUND, TOO_SMALL, FUNCTION_NOT_FOUND = 3, 6, 7, 13
 #: NotSupported, FunctionNotFound, ArgumentVersionMismatch, Deprecated: it will never be there.
 NEVER = frozenset((NOT_SUPPORTED, FUNCTION_NOT_FOUND, 25, 26))
 #: Also said of what this device or this user does not have: InvalidArgument, NoPermission. Believed at the start only.
