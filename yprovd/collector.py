@@ -20,13 +20,15 @@ from typing import Any
 
 from yprovd.clock import SystemClock
 from yprovd.config import COLLECTOR_FILE, KEY_FILE, SPOOL_DIR, RunConfig
-from yprovd.ending import ANSWER_S, CollectorVigil
+from yprovd.ending import CollectorVigil
 from yprovd.errors import SpoolFull
+from yprovd.inquiry import ANSWER_S
 from yprovd.processes import about_source
 from yprovd.rendezvous import addresses, announce, announce_end, has_ended, read_keys
 from yprovd.spool import SpoolWriter
 from yprovd.transport import DATA, GOODBYE, QUESTION, REPLY, STOP, Message, Receiver, ipc, wait_readable
 from yprovd.wire import Kind, Packer, new_source
+from yprovd.witness import Witness
 
 #: Frames are synced to disk at most this often, unless a sender asks for it; the first after a pause at once.
 SYNC_S = 0.2
@@ -90,6 +92,9 @@ class Collector:
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, self._on_term)
+        if self.vigil is not None:
+            self.vigil.witness = Witness(self.vigil.launcher_fd)
+            self.vigil.witness.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP):
             signal.signal(signum, signal.SIG_IGN)  # meant for the job
@@ -98,14 +103,24 @@ class Collector:
             self._turn()
             if self.vigil is not None and time.monotonic() > self.looked_at + 0.5:
                 self._look(self.vigil)
-            if self.stitch is not None and time.monotonic() > self.started + EARLY_STITCH_S:
-                self._drop_stitch()
+            self._keep_stitch_ready()
         if (self.terminated and not self.launcher_gone) or self.given_up:
             self._sync()
             self.spool.close()
             self._drop_stitch()
             return 0  # the launcher is there and starts another one, or has long done so
         return self._finish()
+
+    def _keep_stitch_ready(self) -> None:
+        """While the end may be near: in the first seconds of a command, and after SIGTERM, when little time is left."""
+        if self.vigil is not None:
+            near = self.vigil.term_at is not None
+        else:
+            near = self.stitch is not None and time.monotonic() <= self.started + EARLY_STITCH_S
+        if near and self.stitch is None:
+            self.stitch = _start_stitch(self.run_dir)
+        elif not near:
+            self._drop_stitch()
 
     def _drop_stitch(self) -> None:
         if self.stitch is not None:
