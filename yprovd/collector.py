@@ -118,7 +118,7 @@ class Collector:
         else:
             near = self.stitch is not None and time.monotonic() <= self.started + EARLY_STITCH_S
         if near and self.stitch is None:
-            self.stitch = _start_stitch(self.run_dir)
+            self.stitch = _start_stitch(self.run_dir, urgent=True)
         elif not near:
             self._drop_stitch()
 
@@ -341,14 +341,16 @@ class Collector:
         return self.launcher_gone or (self.vigil is not None and self.vigil.orphaned)
 
 
-def _start_stitch(run_dir: Path) -> subprocess.Popen[bytes]:
+def _start_stitch(run_dir: Path, *, urgent: bool = False) -> subprocess.Popen[bytes]:
     """Start the stitch's interpreter now, so that it loads numpy and zarr while the nodes drain; it begins when it is
-    told to. If we die first, its standard input ends without a word, and it ends."""
+    told to. If we die first, its standard input ends without a word, and it ends. `urgent`: the job is being killed,
+    and what is not done by then is not done."""
     environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     stitch = subprocess.Popen([sys.executable, "-P", "-m", "yprovd.stitch", "--when-told", str(run_dir)],
                               stdin=subprocess.PIPE, env=environ, start_new_session=True)
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, stitch.pid, 5)  # the job comes first
+    if not urgent:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, stitch.pid, 5)  # the job comes first
     return stitch
 
 
