@@ -83,17 +83,23 @@ def _let_spool_go(run_dir: Path) -> None:
         raise YprovError(f"the archive does not pass its own check: {problems[0]}; the spool is kept",
                          hint=f"yprov validate {run_dir}")
     _reach_disk(run_dir)
-    shutil.rmtree(run_dir / SPOOL_DIR, ignore_errors=True)
+    # Files go one by one: a stitch that is killed among them must not find the rest and take it for the whole spool.
+    going = run_dir / f".{SPOOL_DIR}.{os.getpid()}.tmp"
+    os.rename(run_dir / SPOOL_DIR, going)
+    _fsync(run_dir)
+    shutil.rmtree(going, ignore_errors=True)  # what cannot be removed now is swept by the next stitch
 
 
 def _reach_disk(run_dir: Path) -> None:
-    """Only what is on disk replaces the spool. Raises OSError. Many at a time: the file system writes its journal for
-    all of them at once (30 ms for the 200 files of a small archive, where one after the other takes 700)."""
+    """Only what is on disk replaces the spool, also the names. Raises OSError. Many at a time: the file system writes
+    its journal for all of them at once (30 ms for the 200 files of a small archive, where one after the other takes
+    700)."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(_fsync, [Path(folder, name) for folder, _dirs, names in os.walk(run_dir / SERIES_DIR)
                                for name in (*names, ".")]))
+    _fsync(run_dir)
 
 
 def _fsync(path: Path) -> None:
@@ -192,7 +198,7 @@ def _sweep(run_dir: Path) -> None:
     for left in run_dir.glob(".*.tmp"):
         if left.is_dir():
             final = run_dir / SERIES_DIR
-            if left.name.endswith(".old.tmp") and not final.exists():
+            if left.name.startswith(f".{SERIES_DIR}.") and left.name.endswith(".old.tmp") and not final.exists():
                 os.rename(left, final)
             else:
                 shutil.rmtree(left, ignore_errors=True)
