@@ -1,4 +1,4 @@
-"""The stitch as a whole: what is killed on the way leaves a good archive, and nothing but the spool decides its bytes."""
+"""The stitch as a whole: killed on the way it leaves a good archive, and nothing but the run decides the bytes."""
 
 from __future__ import annotations
 

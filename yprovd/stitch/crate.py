@@ -39,11 +39,12 @@ from yprovd.stitch.document import base_iri, clean, json_text, slug
 from yprovd.stitch.entities import Entities, is_web, iso, present
 from yprovd.stitch.entities import id_of_path as id_of_path
 from yprovd.stitch.entities import path_of_id as path_of_id
-from yprovd.stitch.facts import Version, command_of, parameters_of, part, run_id_of, versions_of
+from yprovd.stitch.facts import command_of, parameters_of, part, run_id_of
 from yprovd.stitch.instrument import add_container, add_environment, add_instrument
 from yprovd.stitch.record import Record
 from yprovd.stitch.states import final_state
 from yprovd.stitch.usage import add_usage
+from yprovd.stitch.versions import Version, versions_of
 from yprovd.swhid import plain_id
 
 CONTEXT = ["https://w3id.org/ro/crate/1.1/context", "https://w3id.org/ro/terms/workflow-run/context"]

@@ -125,7 +125,7 @@ class Document:
         """`within`: the activity that this one is a part of; clocks of nodes differ, parts do not stick out.
         Without times (0, 0) none are written."""
         if within is not None:
-            begin_ns, end_ns = self._fit(within, begin_ns), self._fit(within, end_ns)
+            begin_ns, end_ns = self.fit(within, begin_ns), self.fit(within, end_ns)
         end_ns = max(begin_ns, end_ns)
         ref = self.new_id(wanted)
         self._times[ref] = (begin_ns, end_ns)
@@ -148,14 +148,15 @@ class Document:
     def times(self, activity: QualifiedName) -> tuple[int, int]:
         return self._times[activity]
 
-    def _fit(self, activity: QualifiedName, ns: int) -> int:
+    def fit(self, activity: QualifiedName, ns: int) -> int:
+        """The moment of what happens in the activity: `ns`, or where that is outside of it, its begin or end."""
         begin, end = self._times[activity]
         return min(max(ns, begin), end)
 
     def _event(self, activity: QualifiedName, ns: int | None) -> datetime | None:
         if ns is None or not self._times[activity][1]:
             return None
-        return time_of(self._fit(activity, ns))
+        return time_of(self.fit(activity, ns))
 
     def used(self, activity: QualifiedName, entity: QualifiedName, ns: int | None = None, role: str = "") -> None:
         self._doc.usage(activity, entity, self._event(activity, ns), other_attributes=_role(role))

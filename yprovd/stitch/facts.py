@@ -7,22 +7,19 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from yprovd.stitch.document import json_text
-from yprovd.stitch.record import DeclaredFile, Record, Samples
+from yprovd.stitch.record import Record, Samples
 
 if TYPE_CHECKING:
     from yprovd.stitch.report import EnergyReport
 
 #: Lines of a text that lists something; the rest is counted in its last line.
 MOST_LINES = 30
-MOST_FILES = 300
-#: Roles of files that are called something, wherever they lie.
-NAMED = ("dataset", "model")
 #: What the energy is that of, by its scope (`yprovd.stitch.energy`).
 _SCOPES = {"node": "whole nodes", "platform": "the processors' platform and the GPUs",
            "module": "modules of processor, memory and GPU", "partial": "a part of the nodes"}
@@ -185,51 +182,3 @@ def _counted(blocks: list[Samples], name: str) -> int:
             steps = np.diff(there, prepend=0.0)
             out += float(np.where(steps >= 0, steps, there).sum())
     return round(out)
-
-
-@dataclass
-class Version:
-    """One state of a declared file. `first` is the declaration that named it first; the same content named again, or
-    by another process of the job, is the same version. `number` counts from 1 within `of` versions."""
-
-    first: DeclaredFile
-    declarations: int = 1
-    processes: set[int] = field(default_factory=set)
-    number: int = 1
-    of: int = 1
-
-
-def versions_of(files: list[DeclaredFile]) -> tuple[list[list[Version]], int]:
-    """Declared files by what they are: a list of versions, in time, for each; and how many versions are left out.
-
-    A model or a dataset is what its name says; any other file is what its path says.
-    """
-    groups: dict[tuple[str, str], list[Version]] = {}
-    for f in sorted(files, key=lambda f: f.wall_ns):
-        group = groups.setdefault((f.role, f.name if f.role in NAMED else f.path), [])
-        same = next((v for v in reversed(group) if _same(v, f)), None)
-        if same is None:
-            group.append(Version(f, processes={f.process}))
-        else:
-            same.declarations += 1
-            same.processes.add(f.process)
-            if same.first.sha256 is None and f.sha256 is not None:
-                same.first = f
-    out: list[list[Version]] = []
-    left = MOST_FILES
-    for group in groups.values():
-        kept = group[:left]
-        left -= len(kept)
-        for i, version in enumerate(kept):
-            version.number, version.of = i + 1, len(group)
-        if kept:
-            out.append(kept)
-    return out, sum(len(g) for g in groups.values()) - (MOST_FILES - left)
-
-
-def _same(version: Version, f: DeclaredFile) -> bool:
-    if version.first.path != f.path:
-        return False
-    if version.first.sha256 is not None and f.sha256 is not None:
-        return version.first.sha256 == f.sha256
-    return f.process not in version.processes
