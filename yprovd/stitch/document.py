@@ -221,7 +221,7 @@ def _json(value: Any) -> str:
 
 
 def _role(role: str) -> dict[QualifiedName, str] | None:
-    return {_PROV["role"]: role} if role else None
+    return {_PROV["role"]: clean(role)} if role else None
 
 
 def _attributes(values: Mapping[str, Any]) -> dict[QualifiedName, Any]:

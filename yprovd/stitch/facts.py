@@ -38,7 +38,8 @@ def run_id_of(record: Record) -> str:
     if isinstance(known, str) and known:
         return known
     sources = [f"{n.host} {n.boot_id}" for n in record.nodes] + [f"{p.source:x}" for p in record.processes]
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"yprov {record.first_ns} {' '.join(sources)}"))
+    told = f"yprov {record.first_ns} {' '.join(sources)}".encode("utf-8", "backslashreplace").decode()
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, told))
 
 
 def command_of(record: Record) -> tuple[str, ...]:
