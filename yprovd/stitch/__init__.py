@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,15 +166,28 @@ def _replace_folder(new: Path, final: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Files that must fit each other: all are written, also to the disk, before the first gets its name. The crate is
+    the last: killed before it is renamed, it is (`_sweep`)."""
+    partials = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    renamed = False
     try:
-        with open(partial, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(partial, path)
+        for path, data in files.items():
+            with open(partials[path], "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+        for path, partial in partials.items():
+            os.replace(partial, path)
+            renamed = True
+            if len(files) > 1:
+                _fsync(path.parent)
     finally:
-        partial.unlink(missing_ok=True)
+        for partial in () if renamed else partials.values():
+            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -194,7 +209,8 @@ def alone(run_dir: Path, progress: Callable[[str], None] = lambda stage: None) -
 
 
 def _sweep(run_dir: Path) -> None:
-    """Take away what a killed stitch left, and put an archive back that it had moved aside."""
+    """Take away what a killed stitch left, put an archive back that it had moved aside, and end what it had begun: a
+    crate that was written whole, of the prov.json that has its name already."""
     for left in run_dir.glob(".*.tmp"):
         if left.is_dir():
             final = run_dir / SERIES_DIR
@@ -202,5 +218,14 @@ def _sweep(run_dir: Path) -> None:
                 os.rename(left, final)
             else:
                 shutil.rmtree(left, ignore_errors=True)
+        elif left.name.startswith(f".{CRATE_FILE}.") and _is_crate_of(left, run_dir / PROV_FILE):
+            os.replace(left, run_dir / CRATE_FILE)
         else:
             left.unlink(missing_ok=True)
+
+
+def _is_crate_of(crate: Path, prov: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        listed = [e["sha256"] for e in json.loads(crate.read_bytes())["@graph"] if e.get("@id") == PROV_FILE]
+        return listed == [hashlib.sha256(prov.read_bytes()).hexdigest()]
+    return False
