@@ -11,7 +11,8 @@ import pytest
 
 import yprovd.stitch
 from tests.archives import make_run
-from yprovd.stitch import stitch
+from yprovd.stitch import mask_logs, stitch
+from yprovd.stitch.__main__ import main
 from yprovd.stitch.validate import validate_run
 
 
@@ -84,3 +85,33 @@ def test_the_names_of_the_archive_are_on_disk_before_the_spool_goes(
     monkeypatch.setattr(yprovd.stitch, "_fsync", synced)
     stitch(run_dir, keep_spool=False)
     assert [d for d in done if d in ("synced", "spool")] == ["synced", "spool", "synced"]
+
+
+SECRET = "ghp_" + "a1" * 18
+
+
+def test_what_a_later_environment_calls_a_secret_is_none_of_the_run(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "completed")
+    (run_dir / "logs/stdout.log").write_text(f"epoch 1 completed\n{SECRET}\n")
+    stitch(run_dir, keep_spool=True)
+    assert (run_dir / "logs/stdout.log").read_text() == f"epoch 1 completed\n{'*' * 40}\n"
+
+
+def test_what_the_runs_own_environment_calls_a_secret_is_masked(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector and the launcher start the stitch so; the launcher may be dead, and have masked nothing."""
+    monkeypatch.setenv("DB_PASSWORD", "a-known-value")
+    monkeypatch.setattr("signal.pthread_sigmask", lambda how, mask: None)
+    (run_dir / "logs/stdout.log").write_text("it is a-known-value\n")
+    assert main([str(run_dir)]) == 0
+    assert (run_dir / "logs/stdout.log").read_text() == f"it is {'*' * 13}\n"
+
+
+@pytest.mark.parametrize(("looked_to", "masked"), [(50, False), (49, True), (51, True), (0, True)])
+def test_a_log_of_which_all_is_done_is_left_alone(tmp_path: Path, looked_to: int, masked: bool) -> None:
+    log = tmp_path / "logs/stdout.log"
+    log.parent.mkdir()
+    log.write_text(f"{SECRET} the end.\n")
+    mask_logs(tmp_path, {"stdout.log": looked_to})
+    assert log.read_text() == f"{'*' * 40 if masked else SECRET} the end.\n"

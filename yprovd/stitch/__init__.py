@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +41,14 @@ class Stitched:
 
 
 def stitch(
-    run_dir: Path, *, keep_spool: bool | None = None, progress: Callable[[str], None] = lambda stage: None
+    run_dir: Path, *, keep_spool: bool | None = None, progress: Callable[[str], None] = lambda stage: None,
+    known: Iterable[str] = (),
 ) -> Stitched:
     """Make the archive of one run. Blocks while another stitch of the same run is at work.
 
-    `keep_spool`: None does what the run was asked for. Raises YprovError when the folder is not a run, there is
-    nothing to stitch, the disk is full, or the archive does not pass its own check (the spool is then kept).
+    `keep_spool`: None does what the run was asked for. `known`: secrets of the run's own environment, where that is
+    ours. Raises YprovError when the folder is not a run, there is nothing to stitch, the disk is full, or the archive
+    that was made does not pass its own check (the spool is then kept: a later yprov may make a better one of it).
     """
     if keep_spool is None:
         keep_spool = _keeps_spool(run_dir)
@@ -58,7 +60,7 @@ def stitch(
             raise YprovError(f"there is nothing to stitch in `{run_dir}`: `{SPOOL_DIR}/` holds no spool",
                              hint="was the run ever started? see its logs/")
         try:
-            done = _make(run_dir, files, progress)
+            done = _make(run_dir, files, progress, known)
             if not keep_spool:
                 progress("checking the archive")
                 _let_spool_go(run_dir)
@@ -82,7 +84,7 @@ def _let_spool_go(run_dir: Path) -> None:
     from yprovd.stitch.validate import validate_run
 
     if problems := validate_run(run_dir):
-        raise YprovError(f"the archive does not pass its own check: {problems[0]}; the spool is kept",
+        raise YprovError(f"the archive is made, and does not pass its own check: {problems[0]}; the spool is kept",
                          hint=f"yprov validate {run_dir}")
     _reach_disk(run_dir)
     # Files go one by one: a stitch that is killed among them must not find the rest and take it for the whole spool.
@@ -112,7 +114,7 @@ def _fsync(path: Path) -> None:
         os.close(fd)
 
 
-def _make(run_dir: Path, files: list[Path], progress: Callable[[str], None]) -> Stitched:
+def _make(run_dir: Path, files: list[Path], progress: Callable[[str], None], known: Iterable[str]) -> Stitched:
     from yprovd.stitch.attribution import attribute
     from yprovd.stitch.crate import build_crate
     from yprovd.stitch.provenance import build_document
@@ -136,24 +138,28 @@ def _make(run_dir: Path, files: list[Path], progress: Callable[[str], None]) -> 
         shutil.rmtree(partial, ignore_errors=True)
     progress("writing prov.json")
     write_whole(run_dir / PROV_FILE, build_document(record, attribution, series))
-    mask_logs(run_dir, record.run.get("masked_logs"))
+    mask_logs(run_dir, record.run.get("masked_logs"), known)
     progress("writing the crate")
     write_whole(run_dir / CRATE_FILE, build_crate(run_dir, record, attribution))
     state, reason = final_state(record)
     return Stitched(run_dir, True, state, reason, record.damaged_bytes - record.torn_bytes, record.lost_frames)
 
 
-def mask_logs(run_dir: Path, done: object) -> None:
-    """Take secrets out of the command's output, where the launcher has not: `{name: bytes}` were done. What is still
-    appended stays where it is (`Masker.overwrite`). Where `logs` is a link its files are not the run's."""
-    from yprovd.secrets import Masker, known_values
+def mask_logs(run_dir: Path, done: object, known: Iterable[str] = ()) -> None:
+    """Take secrets out of the command's output, where the launcher has not: `{name: bytes}` were done. They are told by
+    their shape, and by being one of `known`, of the run's own environment: what the one of a later stitch calls a
+    secret is none of the run's. What is still appended stays where it is (`Masker.overwrite`). Where `logs` is a link
+    its files are not the run's."""
+    from yprovd.secrets import Masker
 
-    known = done if isinstance(done, dict) else {}
-    masker = Masker(known_values(os.environ))
+    looked_to = done if isinstance(done, dict) else {}
+    masker = Masker(known)
     logs = run_dir / "logs"
     for path in [] if logs.is_symlink() else sorted(logs.glob("*.log")):
         with contextlib.suppress(OSError, TypeError, ValueError, OverflowError):
-            masker.overwrite(path, int(known.get(path.name, 0)))
+            upto = int(looked_to.get(path.name, 0))
+            if upto != path.lstat().st_size:
+                masker.overwrite(path, upto)
 
 
 def _replace_folder(new: Path, final: Path) -> None:
