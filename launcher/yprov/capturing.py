@@ -26,6 +26,7 @@ from yprov.capture import STEPS, script_of
 from yprov.gitting import GitFailed
 from yprov.interpreter import Found, interpreter_of, surroundings
 from yprov.repository import Code, store
+from yprovd.files import lasting
 from yprovd.processes import carries_marker
 from yprovd.secrets import Masker, known_values, values_of_command
 
@@ -107,7 +108,7 @@ class Capturing:
                 return {**about, "reason": f"larger than {_COPY_LIMIT} bytes"}
             data = path.read_bytes()
             masked = self.masker.data(data)
-            kept = store(self.source, self.masker.text(name), masked)
+            kept = store(self.source, lasting(self.masker.text(name)), masked)
         except OSError as e:
             return {**about, "reason": e.strerror or str(e)}
         return {**about, "sha256": kept["sha256"], "stored": kept["path"], "bytes": kept["bytes"],
