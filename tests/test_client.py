@@ -23,7 +23,7 @@ NOBODY = "/tmp/yprov-nobody-is-here.sock"
 def complete(said: Said) -> Said:
     """Everything that the process logged arrived, and it said goodbye."""
     assert said.exit is not None
-    assert (said.exit["logged"], said.exit["dropped"]) == (said.arrived, 0)
+    assert (said.exit["logged"], said.exit["dropped"], said.exit["rejected"]) == (said.arrived, 0, 0)
     assert said.seqs == list(range(len(said.seqs)))
     return said
 
@@ -211,8 +211,9 @@ for value in bad:
     assert repr(said.values) == repr([float(x) for x in expected])
     assert [row.step for row in said.metrics] == list(range(len(expected)))
     assert said.exit is not None
-    assert (said.exit["logged"], said.exit["dropped"]) == (len(expected), 10)
-    assert said.losses[-1]["events"] == 10
+    assert (said.exit["logged"], said.exit["dropped"], said.exit["rejected"]) == (len(expected), 0, 10)
+    assert {k: said.losses[-1][k] for k in ("events", "rejected", "reason")} == {
+        "events": 0, "rejected": 10, "reason": "log_metric('bad'): not a number: '3'"}
     assert done.stdout == ""
     assert done.stderr == "yprov: log_metric('bad') was not recorded: not a number: '3'\n"  # once
 
@@ -282,7 +283,7 @@ yprov.log_metric("after", 3)
     assert said.values == [1, 2, 3]
     assert [(row.context, row.epoch) for row in said.metrics] == [(None, None)] * 3
     assert said.exit is not None
-    assert (said.exit["logged"], said.exit["dropped"]) == (3, 19)
+    assert (said.exit["logged"], said.exit["dropped"], said.exit["rejected"]) == (3, 0, 19)
     assert done.stdout == ""
     topics = [line.split("(")[0].split(" was")[0] for line in done.stderr.splitlines()]
     assert len(topics) == len(set(topics))
@@ -524,8 +525,7 @@ threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
 def test_a_full_queue_is_counted_and_said_once() -> None:
     code = """
 import sys, yprov
-sys.modules["yprov.client"].QUEUE_LIMIT = 100
-client = sys.modules["yprov.client"].client
+sys.modules["yprov.client"].client.limit = 100
 sys.setswitchinterval(1000)  # nobody empties the queue while we fill it
 for k in range(1000):
     yprov.log_metric("m", k)
@@ -589,7 +589,9 @@ for k in range(2000):
     assert [e["attributes"]["k"] for e in said.of("event")] == list(range(20))
     assert said.values == list(range(2000))
     assert said.exit is not None
-    assert (said.exit["logged"], said.exit["dropped"]) == (2020, 1)
+    assert (said.exit["logged"], said.exit["dropped"], said.exit["rejected"]) == (2020, 0, 1)
+    assert said.losses[-1]["rejected"] == 1
+    assert said.losses[-1]["reason"].startswith("'too long': a payload of 20")
     assert said.seqs == list(range(len(said.seqs)))
     assert done.stderr == "yprov: 1 events were not recorded: they cannot be written\n"
 
@@ -622,7 +624,7 @@ def test_a_parameter_of_a_role_that_there_is_not_is_told_and_counted() -> None:
                            "not `both`\n")
     assert said.of("param") == []
     assert said.exit is not None
-    assert said.exit["dropped"] == 1
+    assert (said.exit["dropped"], said.exit["rejected"]) == (0, 1)
 
 
 # -- how it ends -------------------------------------------------------------------------------------------------------
@@ -710,7 +712,7 @@ print(time.perf_counter() - t)
 def test_a_signal_handler_of_the_script_may_log() -> None:
     code = """
 import os, signal, sys, yprov
-sys.modules["yprov.client"].QUEUE_LIMIT = 50  # so that the rare paths are taken too
+sys.modules["yprov.client"].client.limit = 50  # so that the rare paths are taken too
 signal.signal(signal.SIGALRM, lambda *_: (yprov.event("alarm"), yprov.log_metric("m", "bad")))
 signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
 for k in range(20_000):
