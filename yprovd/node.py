@@ -58,7 +58,7 @@ RETRY_S, RETRY_MOST_S = 4.0, 8.0
 TASKS_S = 0.5
 #: How long a collector that starts at the same time is looked for before the first sample.
 MEET_S = 3.0
-#: How long vendors' libraries may take to open: the launcher waits for us a little longer (`yprov.wrapper.READY_S`).
+#: How long vendors' libraries may take to open: the launcher waits for us a little longer (`yprov.starting.READY_S`).
 OPEN_S = 8.0
 #: How long the first sample may hold up the start.
 FIRST_SAMPLE_MS = 200

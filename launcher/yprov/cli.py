@@ -90,7 +90,8 @@ def run(
         "opened_files": opened_files, "hash_limit": hash_limit,
     })
     from yprov.placement import check
-    from yprov.wrapper import Wrapper, find_program
+    from yprov.program import find_program
+    from yprov.wrapper import Wrapper
 
     check(settings)
     find_program(command)
@@ -107,8 +108,8 @@ def run(
 
 def _after_run(run_dir: Path) -> None:
     from yprov.runs import view
+    from yprov.saying import say, show_path
     from yprov.summary import lines
-    from yprov.wrapper import say, show_path
 
     try:
         seen = view(run_dir)
