@@ -79,6 +79,7 @@ def facts(view: RunView) -> dict[str, Any]:
                   for role in ("input", "dataset", "output", "model")},
         "lost": {"frames": run.get("framesLost", 0), "events": run.get("eventsDropped", 0),
                  "damaged_bytes": run.get("damagedBytes", 0)},
+        "rejected": {"calls": run.get("callsRejected", 0), "reason": run.get("rejectReason")},
     }
 
 
@@ -133,6 +134,9 @@ def lines(view: RunView) -> list[str]:
     lost = f["lost"]
     if any(lost.values()):
         row("lost", ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in lost.items() if n))
+    if f["rejected"]["calls"]:
+        first = _shortened(f"the first: {f['rejected']['reason']}") if f["rejected"]["reason"] else ""
+        row("rejected", ", ".join(filter(None, [f"{_count(f['rejected']['calls'], 'call')} of yprov", first])))
     row("id", stated_in(view.directory) or "")
     row("run", f["directory"])
     return out

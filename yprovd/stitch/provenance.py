@@ -175,6 +175,8 @@ class _Build:
             "yp:processCount": len(processes),
             "yp:processesWithoutGoodbye": sum(p.logged is None for p in processes),
             "yp:eventsDropped": sum(p.dropped for p in processes),
+            "yp:callsRejected": sum(p.rejected for p in processes) or None,
+            "yp:rejectReason": next((p.reject_reason for p in processes if p.reject_reason), None),
             "yp:framesLost": record.lost_frames,
             "yp:damagedBytes": record.damaged_bytes,
             "yp:tornBytes": record.torn_bytes,

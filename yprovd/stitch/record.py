@@ -13,12 +13,13 @@ FILE    t, role ("input"|"output"|"dataset"|"model"|"code"), path, name, context
         how: "opened" where nobody declared it
 FACTS   path, t (of the declaration), source (of the declaration, hex), size?, sha256?, modified_ns?, stored?, masked?,
         reason?
-LOSS    events (calls that the source has left out so far), pushed_out (frames given up; the gap counts them), why
+LOSS    events (calls that the source has lost so far), pushed_out (frames given up; the gap counts them), why,
+        rejected? (calls that could not be recorded because of what they were), reason? (of the first of them)
 TASK    tasks [row, ...]: ranks of the job that began and ended on a node (see `yprovd.tasks`)
 NOTE    text, t: something that happened to the run (a daemon started again)
 EVENTS  {"e": "param", t, name, value, role? ("output")}; {"e": "begin", t, id, parent, kind ("context"|"epoch"|"span"),
         name, context, epoch}; {"e": "end", t, id}; {"e": "event", t, name, attributes, context, epoch};
-        {"e": "exit", t, logged, dropped}: the last one of a process that ended in order
+        {"e": "exit", t, logged, dropped, rejected?}: the last one of a process that ended in order
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ class Node:
 
 @dataclass
 class Process:
-    """One process of the job that used the client. `node` is an index into `Record.nodes`, -1 when no daemon ran."""
+    """One process of the job that used the client. `node` is an index into `Record.nodes`, -1 when no daemon ran.
+    `dropped`: calls of it that were lost; `rejected`: that could not be recorded because of what they were, the first
+    of them for `reject_reason`."""
 
     source: int
     host: str
@@ -75,6 +78,8 @@ class Process:
     attributes: dict[str, Any] = field(default_factory=dict)
     logged: int | None = None
     dropped: int = 0
+    rejected: int = 0
+    reject_reason: str = ""
     received: int = 0
     last_mono_ns: int = 0
     last_wall_ns: int = 0

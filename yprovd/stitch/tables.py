@@ -97,7 +97,7 @@ def write_nodes(store: Store, record: Record) -> None:
     if record.processes:
         store.group("processes")
         store.array("processes/host", [p.host for p in record.processes], ("process",), long_name="host name")
-        for name in ("pid", "rank", "node", "logged", "received", "dropped"):
+        for name in ("pid", "rank", "node", "logged", "received", "dropped", "rejected"):
             store.optional(f"processes/{name}", [getattr(p, name) for p in record.processes], "process")
 
 
