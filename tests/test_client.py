@@ -491,6 +491,26 @@ with yprov.context("training"), yprov.epoch(2):
     assert {(f["context"], f["epoch"]) for f in said.files} == {("training", 2)}
 
 
+def test_a_file_that_the_script_says_to_have_made_and_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    code = """
+import os, sys, yprov
+os.chdir(sys.argv[1])
+open("there.txt", "w").close()
+yprov.log_artifact("there.txt")
+yprov.log_artifact("forgotten.txt")
+yprov.log_model("net", "forgotten.pt")
+yprov.log_input("never.csv")
+yprov.log_input("\\0")
+yprov.log_artifact("s3://bucket/there")
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint, str(tmp_path))
+        said = complete(listener.only())
+    assert done.stdout == ""
+    assert done.stderr == f"yprov: there is no `{tmp_path}/forgotten.txt`: it is recorded as declared, and missing\n"
+    assert [f.get("seen", False) for f in said.files] == [True, False, False, False, False, False]
+
+
 def test_a_process_says_who_it_is_and_which_rank() -> None:
     code = "import yprov, os; yprov.log_metric('a', 1); print(os.getpid())"
     torchrun = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "SLURM_PROCID": "0"}
@@ -725,6 +745,166 @@ print("done")
         said = listener.only()
     assert said.exit is not None
     assert said.exit["logged"] == said.arrived
+
+
+def test_a_signal_handler_may_flush_wherever_it_interrupts_the_program() -> None:
+    code = """
+import os, signal, time, yprov
+calls = 0
+def handler(*_):
+    global calls
+    calls += 1
+    yprov.log_metric("s", calls)
+    yprov.flush(1)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005)
+signal.signal(signal.SIGALRM, handler)
+yprov.log_metric("m", 0)
+signal.setitimer(signal.ITIMER_REAL, 0.0005)
+end = time.monotonic() + 1
+while time.monotonic() < end:
+    yprov.flush(0.05)
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(calls > 3, yprov.flush(10))
+"""
+    with Listener() as listener:
+        assert run_script(code, listener.endpoint).stdout == "True True\n"
+        complete(listener.only())
+
+
+def test_a_handler_of_the_end_that_comes_after_ours_may_be_the_first_to_log() -> None:
+    code = """
+import atexit
+atexit.register(lambda: (yprov.log_metric("m", 1), print(yprov.flush(10))))
+import yprov
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        assert (done.stdout, done.stderr) == ("True\n", "")
+        assert listener.only().values == [1]
+
+
+@pytest.mark.parametrize("before", ["", "import threading", "yprov.log_metric('m', 1)"])
+def test_a_finalizer_that_runs_after_the_programs_end_is_told_so_once(before: str) -> None:
+    code = f"""
+import yprov
+class Last:
+    def __del__(self):
+        yprov.log_metric("m", 2)
+        yprov.log_param("p", object())
+        assert yprov.flush(5) is False
+last = Last()
+{before}
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        heard = [complete(said).values for said in listener.heard()]
+    assert heard == ([[1]] if "log_metric" in before else [])
+    assert (done.stdout, done.stderr) == ("", "yprov: what is logged after the program's end is not recorded\n")
+
+
+def test_finalizers_may_log_and_flush_in_whatever_thread_they_run() -> None:
+    code = """
+import gc, sys, yprov
+gc.set_threshold(1)
+client = sys.modules["yprov.client"].client
+ours = 0
+class Cycle:
+    def __init__(self): self.me = self
+    def __del__(self):
+        global ours
+        yprov.log_metric("gone", 1)
+        if client._thread and client._thread.ident == __import__("_thread").get_ident():
+            ours += 1
+            assert yprov.flush(5) is False  # nobody else could send
+made = 0
+while ours < 3:
+    Cycle()
+    made += 1
+    yprov.event("made")
+    if made % 100 == 0:
+        yprov.flush(5)
+gc.set_threshold(700)
+gc.collect()
+yprov.log_metric("made", made)
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        said = complete(listener.only())
+    assert (done.stdout, done.stderr) == ("", "")
+    assert said.values[-1] == len(said.metrics) - 1
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_without_a_thread_to_be_had_the_last_words_are_sent_at_the_end(later: bool) -> None:
+    code = f"""
+import threading, yprov
+real = threading._start_new_thread
+def refused(*_):
+    raise RuntimeError("can't start new thread")
+threading._start_new_thread = refused
+yprov.log_metric("m", 1)
+yprov.log_metric("m", "x")
+assert yprov.flush(0.01) is False
+if {later}:
+    threading._start_new_thread = real
+    yprov.log_metric("m", 2)
+    assert yprov.flush(10) is True
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        said = listener.only()
+    assert said.values == ([1, 2] if later else [1])
+    assert said.exit is not None
+    assert (said.exit["logged"], said.exit["dropped"], said.exit["rejected"]) == (len(said.values), 0, 1)
+    assert done.stderr == "yprov: log_metric('m') was not recorded: not a number: 'x'\n"
+
+
+def test_a_failure_of_our_thread_is_a_sentence_and_no_traceback() -> None:
+    code = """
+import yprov, yprov.shipping
+def broken(self, timeout_ms):
+    raise ValueError("broken")
+yprov.shipping.Shipper.receive = broken
+yprov.log_metric("m", 1)
+assert yprov.flush(10) is False
+yprov.log_metric("m", 2)
+print("went on")
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+    assert (done.stdout, done.stderr) == (
+        "went on\n", "yprov: the rest of this process is not recorded: ValueError: broken\n")
+
+
+def test_an_interrupt_while_the_last_words_are_waited_for_ends_the_program_without_a_traceback() -> None:
+    code = """
+import os, signal, threading, yprov
+import yprov.shipping
+def wait(self, timeout_s):
+    os.kill(os.getpid(), signal.SIGINT)  # the program is at its end, and waits for us
+    threading.Event().wait(30)
+yprov.shipping.Shipper.wait = wait
+yprov.log_metric("m", 1)
+"""
+    with Listener(acknowledge=False) as listener:
+        began = time.monotonic()
+        done = run_script(code, listener.endpoint)
+        assert time.monotonic() - began < 20
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_what_takes_too_long_at_the_end_is_said() -> None:
+    code = """
+import threading, yprov
+import yprov.shipping
+yprov.shipping.Shipper.wait = lambda self, timeout_s: threading.Event().wait(30)
+yprov.log_metric("m", 1)
+"""
+    with Listener() as listener:
+        began = time.monotonic()
+        done = run_script(code, listener.endpoint)
+        assert time.monotonic() - began < 15
+    assert (done.stdout, done.stderr) == ("", "yprov: the last events could not be sent within 2 s\n")
 
 
 def test_a_killed_program_leaves_what_it_sent() -> None:

@@ -1,4 +1,4 @@
-"""What a process of the job said and what is not sent yet, and the thread that sends it. Below `yprov.client`.
+"""What a process of the job has said and nobody has sent yet, and the thread that sends it. Below `yprov.client`.
 
 Nothing here raises into the script, waits for anybody (but `flush`, and the end of the program, for as long as they
 say), prints to stdout, or grows without bound. The rare paths may be entered again from a signal handler or a
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 QUEUE_LIMIT = 1 << 19
 #: The thread ships this often while there is something to ship.
 PERIOD_S = 0.1
-#: How long the end of the program waits for the last events to be on disk.
+#: How long the program's end waits for the last events to be on disk.
 EXIT_S = 2.0
 #: How long a fork waits for our thread's imports: a child that is made in the middle of them inherits locked modules.
 LOAD_S = 10.0
-_LONGEST_REASON = 300
 _EVERYTHING = 1 << 62
 
 
@@ -58,8 +57,7 @@ class Outbox:
         self._wake.acquire()
         self._condition: Any = None  # threading.Condition and Event, made with the thread
         self._loaded: Any = None
-        self._idle = False
-        self._stopping = False
+        self._idle = self._stopping = False
         self._counting = RLock()  # a signal handler may come back to us in the middle of it
         self._shipped = self._lost = self._rejected = 0
         self._reason = ""  # of the first call that was rejected
@@ -67,7 +65,7 @@ class Outbox:
         self._warned: set[str] = set()
 
     def _before_fork(self) -> None:
-        """A child that is forked while our thread imports finds modules that are half there and locked for good."""
+        """See `LOAD_S`."""
         if self._loaded is not None:
             self._loaded.wait(LOAD_S)
 
@@ -88,8 +86,8 @@ class Outbox:
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait, `timeout` seconds at most, until everything logged so far is on disk. Returns whether it is.
         Call it before `os._exit`, which gives nobody a chance to send the last tenth of a second."""
-        if not self.enabled:
-            return not self.endpoint  # somebody should have listened, and it could not be reached
+        if not self.enabled or self._stopping:
+            return not self.endpoint  # somebody should have listened, and could not be reached
         try:
             deadline = monotonic() + timeout
             while self._thread is None:
@@ -112,12 +110,16 @@ class Outbox:
 
     def _rouse(self) -> None:
         """Start the thread, or wake it from a long rest."""
+        if self._stopping or sys.is_finalizing():  # a finalizer, or a handler of the end that comes after ours
+            self._metrics.clear()
+            self._events.clear()
+            return self._warn("late", "what is logged after the program's end is not recorded")
         if self._thread is not None:
             self._idle = False
             self._wake_up()
             return
-        if sys.is_finalizing() or not self._starting.acquire(blocking=False):
-            return  # too late; or somebody is at it, perhaps this thread below a signal handler of the script
+        if not self._starting.acquire(blocking=False):
+            return  # somebody is at it, perhaps this thread below a signal handler of the script
         try:
             if self._thread is not None:
                 return
@@ -134,8 +136,7 @@ class Outbox:
             self._thread = thread
         finally:
             self._starting.release()
-        process = sys.modules.get("multiprocessing.process")
-        if process is not None and process.parent_process() is not None:
+        if (process := sys.modules.get("multiprocessing.process")) and process.parent_process() is not None:
             from multiprocessing.util import Finalize  # such a child ends by os._exit, after its finalizers
 
             Finalize(None, self._at_exit, exitpriority=100)
@@ -155,13 +156,13 @@ class Outbox:
         """The one place where our own failures end: raised in strict mode, else counted and said once per `what`."""
         if self.strict:
             raise  # we are called from an except block
+        call = error = ""
         try:
-            call, error = f"{what}({'' if about is None else repr(about)})", sys.exc_info()[1]
-            text, reason = f"{call} was not recorded: {error}", f"{call}: {error}"
-        except Exception:  # what it is about cannot even be shown
-            text, reason = f"{what} was not recorded", what
-        self._reject(reason)
-        self._warn(what, text)
+            call, error = f"({'' if about is None else repr(about)})", f": {sys.exc_info()[1]}"
+        except Exception:
+            pass  # what it is about cannot even be shown
+        self._reject(f"{what}{call}{error}")
+        self._warn(what, f"{what}{call} was not recorded{error}")
         if self._thread is None and self.enabled:
             try:
                 self._rouse()  # to tell the count, also when nothing else is ever said
@@ -171,7 +172,7 @@ class Outbox:
     def _reject(self, reason: str) -> None:
         with self._counting:
             self._rejected += 1
-            self._reason = self._reason or reason[:_LONGEST_REASON]
+            self._reason = self._reason or reason[:300]
 
     def _warn(self, topic: str, text: str) -> None:
         if topic not in self._warned:
@@ -179,23 +180,25 @@ class Outbox:
             try:
                 sys.stderr.write(f"yprov: {text}\n")
             except Exception:
-                pass
+                pass  # there is no stderr
 
     def _at_exit(self) -> None:
         """The last words are sent, within `EXIT_S`; what is said after them is not recorded."""
-        if self._stopping:
-            return
+        if self._stopping or not (self._thread or self._metrics or self._events or self._rejected):
+            return  # for the second time; or nothing was said, and somebody who comes after us may still
         self._stopping = True
         try:
             if self._thread is not None:
                 self._wake_up()
                 self._loaded.wait(LOAD_S)  # a short program on a slow file system is over before our imports are
                 self._thread.join(EXIT_S + 0.5)
-            elif self._metrics or self._events or self._rejected:
+                if self._thread.is_alive():
+                    self._warn("end", f"the last events could not be sent within {EXIT_S:g} s")
+            else:
                 self._ship_all()  # no thread was to be had
         except KeyboardInterrupt:
             pass  # the user does not want to wait
-        self.enabled = False
+        self._idle = True
 
     # -- the thread's side -----------------------------------------------------------------------------------------
 
@@ -258,14 +261,14 @@ class Outbox:
                 self._served = tickets
                 self._condition.notify_all()
 
-    def _ship(self, shipper: Any, *, sync: bool) -> int:
+    def _ship(self, shipper: Any, *, sync: bool) -> bool:
+        """Returns whether there was anything."""
         metrics = [self._metrics.popleft() for _ in range(len(self._metrics))]
         events = [self._events.popleft() for _ in range(len(self._events))]
-        calls = len(metrics) + len(events)
-        self._shipped += calls - self._hand_over(shipper, metrics, events, sync=sync)
-        if shipper.reachable and (path := shipper.missing(events)):
-            self._warn("missing", f"there is no `{path}`: it is recorded as declared, and missing")
-        return calls
+        if events and shipper.reachable and (missing := shipper.look(events)):
+            self._warn("missing", f"there is no `{missing}`: it is recorded as declared, and missing")
+        self._shipped += len(metrics) + len(events) - self._hand_over(shipper, metrics, events, sync=sync)
+        return bool(metrics or events)
 
     def _hand_over(self, shipper: Any, metrics: list[Any], events: list[Any], *, sync: bool) -> int:
         """Returns how many calls cannot be written."""
@@ -279,22 +282,18 @@ class Outbox:
 
 
 def _load() -> Any:
-    """The class that ships. We import beside a script that imports too: now and then a module is seen half-loaded
-    there ("name 'sys' is not defined" in the middle of zmq, seen once in some thousand starts), and is whole when it
-    is asked for again."""
+    """The class that ships. Beside a script that imports too a module is now and then seen half-loaded ("name 'sys' is
+    not defined" in zmq, once in some thousand starts), and is whole when it is asked for again."""
     before = set(sys.modules)
     for tries_left in (2, 1, 0):
         try:
             from yprov.shipping import Shipper
 
             return Shipper
-        except ModuleNotFoundError:
-            raise
-        except Exception:
-            if not tries_left:
+        except Exception as e:
+            if not tries_left or isinstance(e, ModuleNotFoundError):
                 raise
-            for name in set(sys.modules) - before:
-                if name.partition(".")[0] == "zmq":
-                    del sys.modules[name]
+            for name in [n for n in set(sys.modules) - before if n.partition(".")[0] == "zmq"]:
+                del sys.modules[name]
             sleep(PERIOD_S)
     raise AssertionError

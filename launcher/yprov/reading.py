@@ -253,18 +253,20 @@ class RecordedRun:
     def files(self) -> pd.DataFrame:
         """The files that the run used and made, as they were declared: time, role (input, output, dataset, model,
         code), name, path, context, epoch, size (bytes), sha256 or the reason of its absence, `stored`: its copy in the
-        archive, for `read`."""
+        archive, for `read`; `missing`: it was declared, and not there."""
         import pandas as pd
 
-        columns = ["time", "role", "name", "path", "context", "epoch", "size", "sha256", "stored", "reason"]
+        columns = ["time", "role", "name", "path", "context", "epoch", "size", "sha256", "stored", "reason", "missing"]
         table = self._table("files")
-        return pd.DataFrame(columns=columns) if table is None else table[columns]
+        if table is None:
+            return pd.DataFrame(columns=columns)
+        return table.assign(missing=table["missing"] == 1 if "missing" in table else False)[columns]
 
     @property
     def artifacts(self) -> pd.DataFrame:
         """Those of `files` that the run made."""
         table = self.files
-        return table[table["role"].isin(["output", "model"])].reset_index(drop=True)
+        return table[table["role"].isin(["output", "model"]) & ~table["missing"].astype(bool)].reset_index(drop=True)
 
 
 def no_group(run: str, group: str, groups: Iterable[str]) -> YprovError:

@@ -18,8 +18,8 @@ from yprovd.wire import Kind, Packer, new_source, pack_metrics, to_json
 SEND_LIMIT = 32 << 20
 #: Rows of one frame: what a damaged frame can cost.
 ROWS_PER_FRAME = 8192
-#: Files of which we look whether they are there: each look costs the file system a request.
-LOOKS = 100
+#: Files of one process of which we look whether they are there: each look costs the file system a request.
+LOOKS = 1000
 
 
 class Shipper:
@@ -87,17 +87,23 @@ class Shipper:
             return self._pack(frames, kind, encode, rows[:half]) + self._pack(frames, kind, encode, rows[half:])
         return []
 
-    def missing(self, events: list[dict[str, Any]]) -> str:
-        """The first file of these that the script says to have made, and that is not there; "" for none. For the
-        script's author, in time to mend it: the daemon finds out for itself."""
+    def look(self, events: list[dict[str, Any]]) -> str:
+        """Which of the declared files are there, as this process sees them: it may be in a container, and the daemon
+        not. They are `seen`. Returns the first that the script says to have made and that is not there, or "": for
+        the script's author, in time to mend it."""
+        missing = ""
         for event in events:
-            if event["e"] == "file" and event["role"] in ("output", "model") and "://" not in event["path"]:
-                if self._looks == 0:
-                    break
+            if event["e"] == "file" and "://" not in event["path"] and self._looks > 0:
                 self._looks -= 1
-                if not os.path.lexists(event["path"]):
-                    return str(event["path"])
-        return ""
+                try:
+                    os.stat(event["path"])
+                    event["seen"] = True
+                except (FileNotFoundError, NotADirectoryError):
+                    if event["role"] in ("output", "model"):
+                        missing = missing or str(event["path"])
+                except (OSError, ValueError):
+                    pass  # nobody knows
+        return missing
 
     def receive(self, timeout_ms: int) -> None:
         self._sender.receive(timeout_ms)

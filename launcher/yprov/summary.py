@@ -77,6 +77,8 @@ def facts(view: RunView) -> dict[str, Any]:
         "files": {role: sorted(k.partition("/")[2] for k, e in entities.items()
                                if k.startswith(f"{role}/") and "versions" not in e)  # those have records of their own
                   for role in ("input", "dataset", "output", "model")},
+        "missing_files": {"count": run.get("missingFileCount", 0),
+                          "files": str(run.get("missingFiles") or "").splitlines()},
         "lost": {"frames": run.get("framesLost", 0), "events": run.get("eventsDropped", 0),
                  "damaged_bytes": run.get("damagedBytes", 0)},
         "rejected": {"calls": run.get("callsRejected", 0), "reason": run.get("rejectReason")},
@@ -131,6 +133,10 @@ def lines(view: RunView) -> list[str]:
         if name not in f["contexts"]:
             row("metrics", ", ".join(_metrics(f, name)))
     row("files", ", ".join(_count(len(names), role) for role, names in f["files"].items() if names))
+    missing = f["missing_files"]
+    row("missing", "; ".join([*map(_shortened, missing["files"][:_MOST_REASONS]),
+                              *([f"and {missing['count'] - _MOST_REASONS} more"]
+                                if missing["count"] > _MOST_REASONS else [])]))
     lost = f["lost"]
     if any(lost.values()):
         row("lost", ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in lost.items() if n))

@@ -10,9 +10,9 @@ RUN     config (`RunConfig.to_json`), started_ns, user, uid, environment {...}, 
 END     state, reason, exit_code?, signal?, ended_ns, rusage? {user_s, system_s, max_rss_bytes}; with by_scheduler:
         true it is what the scheduler said of the job's end, whoever asked
 FILE    t, role ("input"|"output"|"dataset"|"model"|"code"), path, name, context?, epoch?, copy: a declaration;
-        how: "opened" where nobody declared it
+        how: "opened" where nobody declared it; seen: true where the process itself has found it
 FACTS   path, t (of the declaration), source (of the declaration, hex), size?, sha256?, modified_ns?, stored?, masked?,
-        reason?
+        missing? (there was none), reason?
 LOSS    events (calls that the source has lost so far), pushed_out (frames given up; the gap counts them), why,
         rejected? (calls that could not be recorded because of what they were), reason? (of the first of them)
 TASK    tasks [row, ...]: ranks of the job that began and ended on a node (see `yprovd.tasks`)
@@ -126,7 +126,8 @@ class PointEvent:
 @dataclass(frozen=True)
 class DeclaredFile:
     """A file that the run used or made. `process` is -1 for those named on the command line. Without a checksum,
-    `reason` says why. `how`: "opened" where nobody declared it, and it was seen open. `masked`: its copy is."""
+    `reason` says why. `how`: "opened" where nobody declared it, and it was seen open. `masked`: its copy is.
+    `missing`: it was declared, and was not there."""
 
     role: str
     path: str
@@ -142,6 +143,7 @@ class DeclaredFile:
     reason: str = ""
     how: str = ""
     masked: bool = False
+    missing: bool = False
 
 
 @dataclass(frozen=True)
