@@ -86,7 +86,7 @@ class Outbox:
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait, `timeout` seconds at most, until everything logged so far is on disk. Returns whether it is.
         Call it before `os._exit`, which gives nobody a chance to send the last tenth of a second."""
-        if not self.enabled or self._stopping:
+        if not self.enabled or self._stopping or sys.is_finalizing():
             return not self.endpoint  # somebody should have listened, and could not be reached
         try:
             deadline = monotonic() + timeout
