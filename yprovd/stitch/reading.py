@@ -266,7 +266,8 @@ def _files(frames: Frames, index: dict[int, int]) -> list[DeclaredFile]:
             int(v["t"]) + frame.wall_ns - frame.mono_ns,
             about.get("size"), about.get("sha256"), about.get("modified_ns"), about.get("stored"),
             about.get("reason", ""), str(v.get("how") or ""), bool(about.get("masked")),
-            bool(about.get("missing")) and not v.get("seen"),  # else it lies where the daemon does not see it
+            # Seen by the process: it lies where the daemon does not see it. Seen open: it has gone since.
+            bool(about.get("missing")) and not v.get("seen") and not v.get("how"),
         ))
     return out
 
