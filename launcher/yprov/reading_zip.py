@@ -61,8 +61,11 @@ class _Slice(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        return self._at
+        at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if at < 0:
+            raise ValueError("a part of it would lie before its begin")  # a damaged list of contents
+        self._at = at
+        return at
 
     def readinto(self, buffer: Any) -> int:
         data = os.pread(self._fd, min(len(buffer), max(0, self._size - self._at)), self._start + self._at)
