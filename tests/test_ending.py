@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
+import time
 from typing import Any
 
 import pytest
 
+from tests.running import eventually
 from yprovd.config import RunConfig, Settings
-from yprovd.ending import GIVEN_UP_S, IDLE_S, LOST_S, CollectorVigil, Inquiry, NodeVigil, Patience
+from yprovd.ending import GIVEN_UP_S, IDLE_S, LOST_S, CollectorVigil, NodeVigil
+from yprovd.inquiry import Inquiry, Patience
 from yprovd.processes import boot_id, process_id
+from yprovd.witness import Witness
 
 CANCELLED, TIMEOUT, REQUEUED = ("cancelled", "cancelled"), ("timeout", "time limit"), ("cancelled", "requeued")
 
@@ -143,6 +148,41 @@ def test_the_launchers_death_is_known_at_once_and_noted_once() -> None:
     when = vigil.orphaned_ns
     vigil.launcher_ended()
     assert (vigil.orphaned, vigil.orphaned_ns, vigil.launcher_fd) == (True, when, None)
+
+
+def test_what_happened_is_timed_though_the_collector_waits_for_its_disk() -> None:
+    launcher = subprocess.Popen(["sleep", "60"])
+    found = process_id(launcher.pid)
+    assert found is not None
+    world = World(launcher={"host": os.uname().nodename, "boot_id": boot_id(), "pid": found.pid, "start": found.start})
+    vigil = world.collector
+    vigil.witness = Witness(vigil.launcher_fd)
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: None)
+    try:
+        vigil.witness.start()
+        launcher.kill()
+        launcher.wait()
+        eventually(lambda: vigil.witness and vigil.witness.launcher_ended_ns)
+        os.kill(os.getpid(), signal.SIGTERM)
+        eventually(lambda: vigil.witness and vigil.witness.signalled_ns)
+        both = time.time_ns()
+        vigil.signalled()
+        vigil.launcher_ended()
+        assert vigil.orphaned_ns < vigil.term_wall_ns <= both
+        first = vigil.term_wall_ns
+        os.kill(os.getpid(), signal.SIGTERM)
+        vigil.signalled()
+        assert vigil.term_wall_ns == first
+        world.scheduler.says = None
+        world.finishes_after(lambda: vigil.look(1), 60)
+        assert vigil.term_at is None, "the job goes on"
+        os.kill(os.getpid(), signal.SIGTERM)
+        eventually(lambda: vigil.witness and vigil.witness.signalled_ns)
+        vigil.signalled()
+        assert vigil.term_wall_ns > both
+    finally:
+        vigil.witness.stop()
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_dead_launcher_ends_the_run_once_the_job_has_no_process() -> None:

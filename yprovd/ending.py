@@ -1,98 +1,21 @@
 """How a run that a scheduler's step records comes to its end: what the daemons decide when nobody tells them to.
 
-The scheduler is asked in a thread, under a deadline, so that neither sampling nor acknowledging waits for a controller
-that does not answer. The two vigils only decide; the daemons act.
+The two vigils only decide; the daemons act.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import random
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from yprovd.config import RunConfig
 from yprovd.errors import YprovError
+from yprovd.inquiry import ANSWER_S, PAUSE_S, Inquiry, Patience
 from yprovd.processes import ProcessId, boot_id, is_alive, short_name
-
-#: Between two questions, and how long an answer may take.
-PAUSE_S, ANSWER_S = 2.0, 5.0
-
-
-class Inquiry:
-    """Questions about one job, not more often than every `pause_s`. `job`: `RunConfig.job`. What is known stands in the
-    attributes; `ask()` never waits."""
-
-    def __init__(self, job: Mapping[str, Any], pause_s: float = PAUSE_S) -> None:
-        self.job = job
-        self.pause_s = pause_s
-        self.verdict: tuple[str, str] | None = None  # (state, reason) once the scheduler ends the job
-        self.facts: dict[str, Any] = {}
-        self.failed = ""     # why the last question had no answer
-        self.answers = 0
-        self.answered = 0.0  # when the question was asked that was answered last (monotonic)
-        # The first question comes at once, but where many ask.
-        self._asked = time.monotonic() - random.uniform(0.0, pause_s) if pause_s > PAUSE_S else 0.0
-        self._thread: threading.Thread | None = None
-
-    @property
-    def possible(self) -> bool:
-        return self.job.get("scheduler") == "slurm"
-
-    @property
-    def silent(self) -> bool:
-        """There was nobody to ask, or no answer."""
-        return not self.possible or bool(self.failed)
-
-    def ask(self) -> None:
-        """Ask again, unless a question is under way or was answered just now, or all is known."""
-        if self.verdict or not self.possible or (self._thread is not None and self._thread.is_alive()):
-            return
-        if self._asked and time.monotonic() < self._asked + self.pause_s:
-            return
-        self._asked = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name="yprov-inquiry", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        asked = self._asked
-        try:
-            from yprovd import slurm
-
-            facts = slurm.show_job(str(self.job["job_id"]), timeout_s=ANSWER_S)
-            verdict = slurm.ending(facts, int(self.job.get("attempt", 0)))
-        except (YprovError, KeyError, ValueError) as e:
-            self.failed = str(e)
-            return
-        self.facts, self.failed = facts, ""
-        self.verdict = verdict
-        self.answered = asked
-        self.answers += 1
-
-
-class Patience:
-    """Seconds without a sign of life, of those in which we ran ourselves: a job that was suspended wakes up with a
-    clock that has jumped, and nobody was silent meanwhile."""
-
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self.waited_s = 0.0
-        self._now = now
-        self._last = now()
-
-    def passes(self) -> float:
-        """Call it about every second."""
-        now = self._now()
-        self.waited_s += min(now - self._last, 1.5)
-        self._last = now
-        return self.waited_s
-
-    def reset(self) -> None:
-        self.waited_s = 0.0
-        self._last = self._now()
-
+from yprovd.witness import Witness
 
 #: Of the time between SIGTERM and SIGKILL, as a share and at most in seconds: what is kept for the last words of all
 #: nodes, and of one whose collector is silent. More would cost a job that writes its checkpoint then its last samples;
@@ -127,13 +50,20 @@ class _Vigil:
         self.inquiry = inquiry or Inquiry(config.job)
         self.term_at: float | None = None
         self.term_wall_ns = 0
+        self.witness: Witness | None = None
         self._idle = Patience(now)
 
     def signalled(self) -> None:
         """SIGTERM came; it comes twice at a time limit."""
         if self.term_at is None:
             self.term_at = self.now()
-            self.term_wall_ns = time.time_ns()
+            self.term_wall_ns = (self.witness and self.witness.signalled_ns) or time.time_ns()
+
+    def _forget_the_signal(self) -> None:
+        """The job goes on: somebody signalled its steps, us among them."""
+        self.term_at = None
+        if self.witness is not None:
+            self.witness.signalled_ns = 0
 
     @property
     def job_ends(self) -> bool:
@@ -170,7 +100,7 @@ class _Vigil:
         if self.term_at is None or self.inquiry.verdict:
             return
         if self.inquiry.answers and self.now() > self.term_at + self.config.grace_s + 5.0:
-            self.term_at = None  # the job goes on: somebody signalled its steps, us among them
+            self._forget_the_signal()
             return
         self.inquiry.ask()
 
@@ -207,7 +137,8 @@ class CollectorVigil(_Vigil):
             os.close(self.launcher_fd)
             self.launcher_fd = None
         if not self.orphaned:
-            self.orphaned, self.orphaned_ns = True, time.time_ns()
+            self.orphaned = True
+            self.orphaned_ns = (self.witness and self.witness.launcher_ended_ns) or time.time_ns()
 
     def launcher_heard(self) -> None:
         self.launcher_was_heard = True
@@ -259,7 +190,7 @@ class NodeVigil(_Vigil):
         if self._silence.waited_s >= QUIET_S:
             super()._mind_the_signal()
         elif self.term_at is not None and self.now() > self.term_at + self.config.grace_s + 5.0:
-            self.term_at = None  # the job goes on
+            self._forget_the_signal()
 
     def look(self, busy: Callable[[], int]) -> bool:
         """About once a second; `busy` counts this node's processes of the job. True: finish."""

@@ -19,8 +19,8 @@ from typing import Any
 from yprov.placed_steps import Steps
 from yprov.placement import Placement, Way, without_lost
 from yprovd.config import COLLECTOR_FILE, KEY_FILE, PROV_FILE, SPOOL_DIR, RunConfig
-from yprovd.ending import Inquiry
 from yprovd.errors import YprovError
+from yprovd.inquiry import Inquiry
 from yprovd.processes import short_name
 from yprovd.rendezvous import announce_end, endpoint, has_ended, write_keys
 from yprovd.spool import spool_files

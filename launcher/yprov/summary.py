@@ -60,7 +60,7 @@ def facts(view: RunView) -> dict[str, Any]:
         "gpu_energy_scope": energy.get("gpuEnergyScope"), "gpu_energy_coverage": energy.get("gpuCoverage"),
         "cpu_s": run.get("cpuSeconds"), "peak_memory_bytes": run.get("peakMemoryBytes"),
         "nodes": run.get("nodeCount"), "hosts": nodes.get("nodeList"),
-        "devices": nodes.get("devices"),
+        "devices": nodes.get("devices"), "device_errors": str(nodes.get("deviceErrors") or "").splitlines(),
         "expected_nodes": nodes.get("expectedCount"),
         "dark": {"nodes": nodes.get("darkCount") or 0, "hosts": nodes.get("dark"),
                  "reasons": str(nodes.get("darkReasons") or "").splitlines()},
@@ -106,6 +106,9 @@ def lines(view: RunView) -> list[str]:
     reasons = f["dark"]["reasons"]
     row("dark", "; ".join(reasons[:_MOST_REASONS]
                           + ([f"and {len(reasons) - _MOST_REASONS} more"] if len(reasons) > _MOST_REASONS else [])))
+    faults = f["device_errors"]
+    row("errors", "; ".join(faults[:_MOST_REASONS]
+                            + ([f"and {len(faults) - _MOST_REASONS} more"] if len(faults) > _MOST_REASONS else [])))
     row("energy", _energy(f))
     row("carbon", str(f["co2e_text"] or ""))
     row("gpu", _gpu_text(f))

@@ -37,7 +37,8 @@ def names(sensor, uuid=UUIDS[0]):
 
 def test_the_stand_in_has_the_layout_of_the_installed_binding(node):
     for structure in ("c_nvmlFieldValue_t", "c_nvmlSample_t", "nvmlPciInfo_t", "c_nvmlMemory_t", "c_nvmlMemory_v2_t",
-                      "c_nvmlUtilization_t", "c_nvmlTemperature_v1_t", "c_nvmlProcessInfo_v3_t"):
+                      "c_nvmlUtilization_t", "c_nvmlTemperature_v1_t", "c_nvmlProcessInfo_v3_t",
+                      "c_nvmlEventData_t"):
         assert node.sizeof(structure) == ctypes.sizeof(getattr(pynvml, structure)), structure
     assert pynvml.nvmlMemory_v2 == node.sizeof("c_nvmlMemory_v2_t") | 2 << 24
     assert pynvml.nvmlTemperature_v1 == node.sizeof("c_nvmlTemperature_v1_t") | 1 << 24
@@ -384,18 +385,6 @@ def test_mig_has_the_gpus_energy_and_the_instances_memory(node, sensor, value):
     assert value(nvidia, read, "hw.gpu.memory.usage", UUIDS[1]) == (1 + 3) * GIB
     assert value(nvidia, read, "hw.gpu.memory.limit", UUIDS[1]) == 20 * GIB
     assert "hw.gpu.utilization" not in names(nvidia, UUIDS[1])
-
-
-def test_a_full_sample_of_eight_devices_takes_100_us_at_most(node, sensor):
-    nvidia = sensor()
-    nvidia.read()
-    took = []
-    for _ in range(300):
-        began = time.perf_counter()
-        nvidia.read()
-        nvidia.traces()
-        took.append(time.perf_counter() - began)
-    assert min(took) <= 100e-6
 
 
 def test_closing_gives_the_library_back(node, host):

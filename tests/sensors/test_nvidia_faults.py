@@ -121,6 +121,9 @@ ONLY = {
     "nvmlDeviceGetComputeRunningProcesses_v3": {"hw.gpu.process.count", "hw.gpu.process.memory",
                                                 "hw.gpu.process.utilization"},
     "nvmlDeviceGetProcessUtilization": {"hw.gpu.process.utilization"},
+    "nvmlDeviceRegisterEvents": {"hw.errors.xid", "hw.errors.xid.last"},
+    "nvmlEventSetCreate": {"hw.errors.xid", "hw.errors.xid.last"},
+    "nvmlEventSetWait_v2": {"hw.errors.xid", "hw.errors.xid.last"},
 }
 FIELDS = {
     "FieldValues:82:0": {"hw.gpu.memory.temperature"},
@@ -180,7 +183,8 @@ def test_what_is_refused_at_the_start_is_not_announced(node, sensor, what, statu
     node.fail(what, -1, status)
     nvidia = sensor()
     assert everything - names(nvidia) == (ONLY | FIELDS)[what]
-    assert not any(math.isnan(v) for n, v in of(nvidia, nvidia.read(), 0).items() if "process" not in n)
+    later = ("process", "xid.last")
+    assert not any(math.isnan(v) for n, v in of(nvidia, nvidia.read(), 0).items() if not any(w in n for w in later))
 
 
 def test_what_only_one_device_refuses_the_others_have(node, sensor):
@@ -327,3 +331,67 @@ def test_a_call_that_hangs_costs_the_other_sensors_nothing(node, host):
     node.release()
     eventually(lambda: set(threading.enumerate()) <= before, 5, "the threads end")
     nvidia.close()
+
+
+def xid(nvidia, read, gpu):
+    values = of(nvidia, read, gpu)
+    return values["hw.errors.xid"], values["hw.errors.xid.last"]
+
+
+def test_xid_errors_are_counted_and_the_last_one_is_named(node, sensor):
+    nvidia = sensor()
+    count, last = xid(nvidia, nvidia.read(), 3)
+    assert (count, math.isnan(last)) == (0.0, True)
+    for number in (31, 13):
+        node.xid(3, number)
+    node.xid(5, 94)
+    read = nvidia.read()
+    assert xid(nvidia, read, 3) == (2.0, 13.0)
+    assert xid(nvidia, read, 5) == (1.0, 94.0)
+    assert xid(nvidia, read, 4)[0] == 0.0
+    assert xid(nvidia, nvidia.read(), 3) == (2.0, 13.0)
+
+
+def test_a_device_that_falls_off_the_bus_says_so_with_its_last_sample(node, sensor):
+    nvidia = sensor()
+    node.lose(6)
+    node.xid(6, 79)
+    read = nvidia.read()
+    assert xid(nvidia, read, 6) == (1.0, 79.0)
+    assert sum(not math.isnan(v) for v in of(nvidia, read, 6).values()) == 2
+    assert is_dead(nvidia, nvidia.read(), 6)
+
+
+def test_after_a_reset_of_the_driver_errors_are_asked_for_again(node, sensor, clock):
+    nvidia = sensor()
+    node.xid(0, 31)
+    nvidia.read()
+    node.reset_driver(0)
+    nvidia.read()
+    clock.now = 1.0
+    nvidia.read()
+    node.xid(0, 45)
+    assert xid(nvidia, nvidia.read(), 0) == (2.0, 45.0)
+
+
+def test_a_gpu_of_which_errors_are_not_told_lacks_them_and_the_others_have_them(node, sensor):
+    node.fail("nvmlDeviceRegisterEvents", 2, 4)
+    nvidia = sensor()
+    node.xid(2, 31)
+    node.xid(1, 31)
+    read = nvidia.read()
+    assert "hw.errors.xid" not in of(nvidia, read, 2)
+    assert xid(nvidia, read, 1) == (1.0, 31.0)
+
+
+def test_a_driver_that_takes_long_to_say_that_there_is_no_error_is_not_asked(node, sensor):
+    node.delay("nvmlEventSetWait_v2", 20_000)
+    assert "hw.errors.xid" not in names(sensor())
+
+
+def test_thousands_of_errors_do_not_hold_up_a_reading(node, sensor):
+    nvidia = sensor()
+    for _ in range(100):
+        node.xid(0, 31)
+    assert xid(nvidia, nvidia.read(), 0)[0] == 64.0
+    assert xid(nvidia, nvidia.read(), 0)[0] == 100.0

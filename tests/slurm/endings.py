@@ -37,7 +37,7 @@ PATIENCE_S = 150.0
 
 #: One rank: a beat every 50 ms, as a metric and as a note of its own, until it is told to end in the way of its mode.
 TASK = """
-import os, signal, sys, time, yprov
+import os, signal, sys, time
 mode, rank = sys.argv[1], int(os.environ["SLURM_PROCID"])
 attempt = os.environ.get("SLURM_RESTART_COUNT", "0")
 note = os.open(f"alive-{attempt}-{rank}", os.O_WRONLY | os.O_CREAT, 0o644)
@@ -50,6 +50,7 @@ for s in (signal.SIGUSR1, signal.SIGUSR2):
     signal.signal(s, take)
 if mode == "checkpoint":
     signal.signal(signal.SIGTERM, take)
+import yprov
 i = 0
 while True:
     now = time.time()
@@ -168,7 +169,10 @@ class Trial:
         return all(p.exists() and int((p.read_text().split() or ["", "", "0"])[2]) > 25 for p in names)
 
     def wait_begun(self) -> None:
-        eventually(self.begun, 60, f"{self.case.name}: all ranks have begun: {self.show()}")
+        try:
+            eventually(self.begun, 60)
+        except AssertionError:
+            raise AssertionError(f"{self.case.name}: not all ranks have begun within 60 s: {self.show()}") from None
         self.nodes = [self.alive(rank)[0] for rank in range(self.case.nodes)]
 
     def show(self) -> str:

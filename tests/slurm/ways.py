@@ -149,12 +149,14 @@ def _dark_named(trial: Trial) -> Sequence[str]:
 
 GONE = {"job": ("CANCELLED",), "state": CANCELLED}
 
+# Slurm looks every 30 s, and sends the signal of `--signal` when the next look may be too late: with @10 it comes 20 s
+# after the job's start at the earliest, when there are ranks that take it.
 #: Beside each other on one cluster.
 CASES = [
-    Case("walltime, USR1 to the steps", TIMEOUT, _nothing, mode="checkpoint", options=("-t1", "--signal=USR1@50"),
+    Case("walltime, USR1 to the steps", TIMEOUT, _nothing, mode="checkpoint", options=("-t1", "--signal=USR1@10"),
          job=("TIMEOUT",), exit="", after=_had_its_time, lucky=True),
     Case("exec, walltime, USR1 to the batch script", TIMEOUT, _nothing, form="exec",
-         options=("-t1", "--signal=B:USR1@50"), job=("TIMEOUT",), exit=""),
+         options=("-t1", "--signal=B:USR1@10"), job=("TIMEOUT",), exit=""),
     Case("trap, walltime", TIMEOUT, _nothing, form="trap", options=("-t1",), job=("TIMEOUT",), exit=""),
     Case("requeue", CANCELLED, _requeue, attempts=2, after=_linked, lucky=True),
     Case("success", COMPLETED, _go, after=_clean_exit),

@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, NOT_LOADED = 9 };
+enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, NOT_LOADED = 9, TIMEOUT = 10 };
 enum { LOST = 15 };
 enum { MOST = 16, PARTS = 7, RULES = 64 };
 typedef unsigned int u32;
@@ -48,10 +48,13 @@ typedef struct {
     int processes;
     Process process[16];
     u32 busy[16];      /* of each process: percent of the time */
+    int reports;       /* generation in which its events were asked for */
 } Gpu;
 
 /* What a handle points to. Those of an earlier nvmlInit are dead. */
 typedef struct { int generation, gpu, part; } Handle;
+
+typedef struct { Handle *device; u64 type, number; u32 gpu_instance, compute_instance; } Event;
 
 /* "function" or "function:field:scope", a device, what it answers or how long it takes */
 typedef struct { char what[96]; int device; Status status; double from, until; } Rule;
@@ -221,6 +224,15 @@ void stub_process(int d, u32 pid, u64 memory)
     g->process[g->processes++] = (Process){pid, memory, 0xFFFFFFFF, 0xFFFFFFFF};
 }
 
+/* The driver reports it, to who has asked */
+static Event events[128];
+static int first_event, end_event, sets[64];
+void stub_xid(int d, u32 number)
+{
+    if (gpus[d].reports == generation)
+        events[end_event++ % 128] = (Event){&handles[generation % 64][d][0], 8, number, 0xFFFFFFFF, 0xFFFFFFFF};
+}
+
 /* Of the process that was added last */
 void stub_busy(int d, u32 percent) { gpus[d].busy[gpus[d].processes - 1] = percent; }
 
@@ -244,6 +256,7 @@ int stub_sizeof(const char *what)
     if (!strcmp(what, "c_nvmlUtilization_t")) return sizeof(Utilization);
     if (!strcmp(what, "c_nvmlTemperature_v1_t")) return sizeof(Temperature);
     if (!strcmp(what, "c_nvmlProcessInfo_v3_t")) return sizeof(Process);
+    if (!strcmp(what, "c_nvmlEventData_t")) return sizeof(Event);
     return -1;
 }
 
@@ -613,5 +626,39 @@ Status nvmlDeviceGetComputeRunningProcesses_v3(Handle *h, u32 *n, Process *out)
     if (!out || (int)*n < g->processes) { *n = g->processes; return TOO_SMALL; }
     *n = g->processes;
     memcpy(out, g->process, g->processes * sizeof *out);
+    return OK;
+}
+
+Status nvmlEventSetCreate(int **out)
+{
+    Status status = ruled(__func__, -1);
+    if (!opened) return UNINITIALIZED;
+    if (status) return status;
+    *out = &sets[generation % 64];
+    **out = generation;
+    return OK;
+}
+
+Status nvmlDeviceRegisterEvents(Handle *h, u64 types, int *set)
+{
+    BEGIN(h);
+    NO_PART(h);
+    if (types != 8 || *set != generation) return INVALID;
+    GPU(h)->reports = generation;
+    return OK;
+}
+
+/* Like the driver, it waits as long as it may; and a set of an earlier nvmlInit is gone */
+Status nvmlEventSetWait_v2(int *set, Event *out, u32 ms)
+{
+    Status status = ruled(__func__, -1);
+    if (!opened) return UNINITIALIZED;
+    if (*set != generation) abort();
+    if (status) return status;
+    if (first_event == end_event) {
+        if (ms) usleep(1000 * ms);
+        return TIMEOUT;
+    }
+    *out = events[first_event++ % 128];
     return OK;
 }

@@ -29,6 +29,7 @@ from yprovd.model import Device, Metric, Scalar, Trace
 from yprovd.processes import job_processes, process_id
 from yprovd.sensors import Surroundings
 from yprovd.sensors.files import read_word
+from yprovd.sensors.nvidia_events import Events
 from yprovd.sensors.nvidia_gpu import SPECS, Gpu, equip
 from yprovd.sensors.nvml import DOWN, LOST, NEVER, Library
 from yprovd.sensors.nvml_calls import Clocks
@@ -55,6 +56,7 @@ class NvidiaSensor:
         self._curves: list[Gpu] = []
         try:
             self._gpus = self._of_job(self._found())
+            self._events = Events(self._nvml, self._gpus)
             self.metrics, self.traced = self._announce()
         except BaseException:
             self._nvml.close()
@@ -104,7 +106,8 @@ class NvidiaSensor:
         traced: list[Metric] = []
         modules: set[str] = set()
         for gpu in self._gpus:
-            names = equip(self._nvml, gpu, len(metrics), with_processes=bool(self._where.run_id))
+            names = equip(self._nvml, gpu, len(metrics), with_processes=bool(self._where.run_id),
+                          with_events=gpu in self._events.gpus)
             gpu.attributes |= {"driver": driver, **self._summed(gpu, modules)}
             device = Device("gpu", gpu.uuid, gpu.name, gpu.attributes)
             metrics += [_metric(name, device) for name in names]
@@ -130,8 +133,12 @@ class NvidiaSensor:
         self._clocks.look()
         now = self._clock()
         values = self._nothing.copy()
-        if all(gpu.lost for gpu in self._gpus) and not self._revive(now):
-            return values
+        if not all(gpu.lost for gpu in self._gpus) or self._revive(now):
+            self._read_all(now, values)
+        self._events.store(values)
+        return values
+
+    def _read_all(self, now: float, values: list[float]) -> None:
         slow = now >= self._slow_due
         if slow:
             self._slow_due = now + _SLOW_S
@@ -143,7 +150,6 @@ class NvidiaSensor:
         if now >= self._processes_due:
             self._processes_due = now + _PROCESSES_S
             self._list_processes(values)
-        return values
 
     def _read_one(self, gpu: Gpu, values: list[float], slow: bool) -> None:
         for number in gpu.numbers:
@@ -189,6 +195,7 @@ class NvidiaSensor:
             return False
         for gpu in self._gpus:
             gpu.lost = not gpu.find_again(self._nvml)
+        self._events.register([gpu for gpu in self._events.gpus if not gpu.lost])
         return not all(gpu.lost for gpu in self._gpus)
 
     def _list_processes(self, values: list[float]) -> None:

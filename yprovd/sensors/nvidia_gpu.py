@@ -9,6 +9,7 @@ from typing import Any
 
 from yprovd.model import Kind, Scalar
 from yprovd.sensors import nvml_calls as nvml
+from yprovd.sensors.nvidia_events import COUNT, LAST
 from yprovd.sensors.nvidia_processes import Processes
 from yprovd.sensors.nvml import REFUSED, Library
 from yprovd.sensors.nvml_calls import Call, Curve, Field, Fields, Number, Target, TimedCall, probe
@@ -32,6 +33,8 @@ SPECS: dict[str, tuple[str, Kind, str, float]] = {
     "hw.gpu.clock.reasons": ("{bitmask}", "gauge", "Why the clock is not higher (nvmlClocksEventReasons)", 1),
     "hw.errors": ("{error}", "counter", "Memory errors that could not be corrected, since the driver was loaded", 1),
     "hw.errors.corrected": ("{error}", "counter", "Memory errors that were corrected, since the driver was loaded", 1),
+    "hw.errors.xid": ("{error}", "counter", "Xid errors that the driver reported during the run", 1),
+    "hw.errors.xid.last": ("{xid}", "gauge", "Number of the last one (NVIDIA's Xid catalog)", 1),
     "hw.gpu.pcie.transmit": ("By", "counter", "Sent over PCIe, packet headers included", 1),
     "hw.gpu.pcie.receive": ("By", "counter", "Received over PCIe, packet headers included", 1),
     "hw.gpu.nvlink.transmit": ("By", "counter", "Data sent over all NVLinks", 1024),
@@ -66,7 +69,7 @@ _CLOCK_SM, _CLOCK_MEMORY = 1, 2  # nvmlClockType_t
 class Gpu:
     """`first`, `end`: its metrics among the sensor's. `parts`: its MIG instances by UUID; after the choice, the
     job's. `fields`: those to be read at every sample, and the dear ones. `processes_at`: the first of the metrics of
-    `processes`, None when those are not known."""
+    `processes`, -1 when those are not known; `events_at`: that of the Xid errors."""
 
     def __init__(self, index: int, uuid: str, handle: ctypes.c_void_p) -> None:
         self.index, self.uuid, self.handle = index, uuid, handle
@@ -80,7 +83,7 @@ class Gpu:
         self.fields: tuple[Fields, ...] = ()
         self.curve: Curve | None = None
         self.processes: Processes | None = None
-        self.processes_at = -1
+        self.processes_at = self.events_at = -1
 
     @classmethod
     def identify(cls, library: Library, index: int, handle: Any) -> Gpu | None:
@@ -172,7 +175,7 @@ class _Fitting:
         return probe(self.library, self.gpu.handle, id, scope)[0]
 
 
-def equip(library: Library, gpu: Gpu, first: int, *, with_processes: bool) -> list[str]:
+def equip(library: Library, gpu: Gpu, first: int, *, with_processes: bool, with_events: bool) -> list[str]:
     """Prepare all calls; the names of the metrics, whose numbers begin with `first`."""
     fit = _Fitting(library, gpu, first)
     module = _equip_meter(fit)
@@ -194,6 +197,8 @@ def equip(library: Library, gpu: Gpu, first: int, *, with_processes: bool) -> li
     if with_processes and (processes := Processes(library, gpu)).names:
         places = [fit.add(name).at for name in processes.names]
         gpu.processes, gpu.processes_at = processes, places[0]
+    if with_events:
+        gpu.events_at, _last = fit.add(COUNT).at, fit.add(LAST)
     gpu.fields = Fields(library, gpu.handle, fit.fast), Fields(library, gpu.handle, fit.slow)
     gpu.first, gpu.end = first, first + len(fit.names)
     return fit.names

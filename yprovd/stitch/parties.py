@@ -6,6 +6,7 @@ from prov.model import QualifiedName
 
 from yprovd.stitch.document import Document, qname, slug
 from yprovd.stitch.facts import host_list, lines_of, part, run_id_of
+from yprovd.stitch.faults import fault_lines
 from yprovd.stitch.machines import device_kinds, node_attributes
 from yprovd.stitch.presence import Presence
 from yprovd.stitch.products import STORE
@@ -95,6 +96,7 @@ class Parties:
                 "yp:expectedCount": len(expected) or None, "yp:expected": host_list(expected),
                 "yp:darkCount": len(dark) if dark or expected else None, "yp:dark": host_list(dark),
                 "yp:darkReasons": lines_of(self.presence.lines()),
+                "yp:deviceErrors": lines_of(fault_lines(self.record.nodes)),
             })
             self.doc.used(self.run, nodes, role="nodes")
             for kind in device_kinds(self.record.nodes):
