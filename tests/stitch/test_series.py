@@ -555,8 +555,8 @@ def test_a_file_is_missing_when_neither_its_process_nor_the_daemon_has_seen_it(r
     more: list[dict[str, Any]] = [{}, {"seen": True}, {"how": "opened"}, {}]
     for t, declared in enumerate(more):
         rank.json(t, Kind.FILE, {"t": t, "role": "output", "path": f"/{t}", "name": "", "copy": False, **declared})
-        gone = {"missing": True} if t < 3 else {}
-        node.json(t, Kind.FACTS, {"t": t, "path": f"/{t}", "source": f"{rank.packer.source:016x}", "reason": "none", **gone})
+        facts = {"t": t, "path": f"/{t}", "source": f"{rank.packer.source:016x}", "reason": "none"}
+        node.json(t, Kind.FACTS, {**facts, "missing": True} if t < 3 else facts)
     run.finish(5.0)
     assert [f.missing for f in run.record().files] == [True, False, False, False]
 
