@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
@@ -138,6 +139,37 @@ def test_a_known_value_is_found_however_it_is_written() -> None:
     assert b"ssw" not in masker.data(f"a {value} b".encode())
 
 
+@pytest.mark.parametrize("value", ["kn0wnVal", "known-value-1", "a?known>value/with~all", "p\xe4ssw\xf6rd-\u20ac-1"])
+@pytest.mark.parametrize("around", ["{}", "u:{}", "me:{}:x", "ada:{}\n"])
+def test_a_known_value_is_found_in_base_64(value: str, around: str) -> None:
+    """Where a proxy or a client writes `user:token`, at each of its three places; nothing of it is left to decode."""
+    data = around.format(value).encode()
+    for encoded in (base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()):
+        masked_text = Masker([value]).text(f"a {encoded} b")
+        assert masked_text != f"a {encoded} b"
+        left = masked_text[2:-2].replace("***", "*")
+        before, after = left.split("*") if "*" in left else (left, "")
+        kept = base64.urlsafe_b64decode(before.replace("+", "-").replace("/", "_")[:len(before) // 4 * 4])
+        assert around.partition("{")[0].encode().startswith(kept), kept
+        assert len(after.rstrip("=")) <= 4 * len(around.partition("}")[2].encode()) // 3 + 2
+        assert Masker(["another-value"]).text(f"a {encoded} b") == f"a {encoded} b"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_known_value_is_found_in_utf_16(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "out.log"
+    path.write_bytes(f"a known-value-1 p\xe4ssword-2 b\r\n{'x' * 5000}".encode(encoding))
+    masker = Masker(["known-value-1", "p\xe4ssword-2"])
+    assert masker.in_binary(path)
+    size = path.stat().st_size
+    masker.overwrite(path)
+    assert path.stat().st_size == size
+    text = path.read_bytes().decode("utf-16" if encoding == "utf-16" else encoding)
+    shown = ["\u2a2a" * (n - 1) for n in (13, 10)]  # and a `*` for the letter whose zero is left
+    shown = [f"*{one}" if encoding.endswith("be") else f"{one}*" for one in shown]
+    assert text == f"a {shown[0]} {shown[1]} b\r\n" + "x" * 5000
+
+
 def test_a_known_value_need_not_be_utf_8() -> None:
     """A password in Latin-1 in the environment: it is as it was given, and holds nothing up."""
     given = b"p\xe4ssword-1"
@@ -201,6 +233,28 @@ def test_a_log_that_still_grows_is_looked_at_from_where_it_was(tmp_path: Path) -
         assert masker.overwrite(log, upto, final=False) > upto
         f.write(b" line")
     assert log.read_bytes() == b"x" * 2 * OVERLAP + b" " + b"*" * 40 + b"\nnext line"
+
+
+def test_how_far_a_large_file_was_looked_at_is_told_and_a_later_look_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yprovd.secrets._BLOCK", 1000)
+    monkeypatch.setattr("yprovd.secrets.OVERLAP", 200)
+    monkeypatch.setattr("yprovd.secrets._TOLD", 3000)
+    log, secret = tmp_path / "out.log", b"ghp_" + b"a1" * 18
+    told: list[int] = []
+
+    def stop(upto: int) -> None:
+        told.append(upto)
+        raise InterruptedError
+
+    for k in range(2700, 3700, 37):  # wherever it stands beside the place
+        log.write_bytes(b" " * k + secret + b" " * 6000)
+        with pytest.raises(InterruptedError):
+            Masker().overwrite(log, told=stop)
+        assert 3000 <= told[-1] < 4000
+        assert Masker().overwrite(log, told[-1]) == k + 6040
+        assert log.read_bytes() == b" " * k + b"*" * 40 + b" " * 6000
 
 
 KEY = ("-----BEGIN RSA PRIVATE KEY-----\n" + ("Ab" * 32 + "\n") * 20 + "-----END RSA PRIVATE KEY-----\n").encode()

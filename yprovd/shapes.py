@@ -1,7 +1,8 @@
 """What tells a secret: its name, and the shapes that those of well-known services have. Standard library only.
 
 Each shape stands behind an anchor, a literal that every text with such a secret holds: texts are searched for anchors,
-and only there for the shape, so that 25 MB of a log are searched in a second.
+and only there for the shape; long texts for those that they can hold at all (`yprovd.sieve`), so that 100 MB of a log
+are searched in a second.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator
+
+from yprovd.sieve import sieved
 
 #: `X_token` is none with these in front: of language models, and numbers of them.
 _PLAIN_TOKENS = frozenset((
@@ -65,7 +68,8 @@ _SHAPES = (
     *(_shape(p, rf"(?<![A-Za-z0-9])(?P<s>{p.upper()}[0-9A-Z]{{16}})(?![A-Za-z0-9])") for p in ("akia", "asia")),
     *(_shape(f"xox{c}-", rf"{_EDGE}(?P<s>xox{c}-[A-Za-z0-9-]{{10,}})") for c in "abeoprs"),
     _shape("xapp-", rf"{_EDGE}(?P<s>xapp-[A-Za-z0-9-]{{10,}})"),
-    _shape("gl", rf"{_EDGE}(?P<s>gl(?:pat|dt|rt|cbt|ptt|ft|soat|agent)-[\w-]{{16,}})"),
+    *(_shape(f"gl{k}-", rf"{_EDGE}(?P<s>gl{k}-[\w-]{{16,}})")
+      for k in ("pat", "dt", "rt", "cbt", "ptt", "ft", "soat", "agent")),
     _shape("eyj", rf"{_EDGE}(?P<s>eyJ[\w-]{{8,}}\.[\w-]{{8,}}(?:\.[\w-]+)*)"),
     _shape("npm_", rf"{_EDGE}(?P<s>npm_[A-Za-z0-9]{{20,}})"),
     _shape("pypi-", rf"{_EDGE}(?P<s>pypi-(?=[\w-]*[A-Z]){_MIXED}[\w-]{{16,}})"),
@@ -104,6 +108,7 @@ _WORDS = ("token", "passw", "passphrase", "secret", "key", "credential", "signat
           "cookie", "jwt", "_pat", "webhook")
 #: Every text with a shape or a name of a secret holds one of these, in lower case.
 ANCHORS = tuple({*(anchor for anchor, _pattern in _SHAPES), *(w.lstrip("_") for w in _WORDS), "pat"})
+_ALL = frozenset((*(anchor for anchor, _pattern in _SHAPES), *_WORDS))
 _BEHIND = frozenset("\"'=:] \t\\,")
 _IN_NAME = re.compile(r"[\w.-]*\Z", re.ASCII)
 _ASSIGNED = re.compile(
@@ -166,11 +171,23 @@ def _is_value(m: re.Match[str]) -> bool:
     return any(c.isdigit() for c in value) or len(value) >= 16
 
 
-def spans_of(text: str) -> Iterator[tuple[int, int]]:
-    """Where in a text secrets stand, as shapes and names tell; in no order, and they may overlap."""
-    lower = text.replace("\u0130", "i").lower()  # the one letter whose lower case is longer
+def _lower(text: str) -> str:
+    """In lower case, letter for letter."""
+    try:
+        return text.encode("latin-1").lower().decode("latin-1")  # quick; anchors are of ASCII
+    except UnicodeEncodeError:
+        return text.replace("\u0130", "i").lower()  # the one letter whose lower case is longer
+
+
+def spans_of(text: str, words: bytes | None = None) -> Iterator[tuple[int, int]]:
+    """Where in a text secrets stand, as shapes and names tell; in no order, and they may overlap. With the
+    `yprovd.sieve.long_words` of a long text it is sieved first."""
+    possible = _ALL if words is None else sieved(text, words, _ALL)
+    if not possible:
+        return
+    lower = _lower(text)
     for anchor, pattern in _SHAPES:
-        at = lower.find(anchor)
+        at = lower.find(anchor) if anchor in possible else -1
         while at >= 0:
             m = pattern.match(text, at)
             if m is not None and _holds(pattern, m, anchor):
@@ -179,7 +196,7 @@ def spans_of(text: str) -> Iterator[tuple[int, int]]:
                     yield span
             at = lower.find(anchor, max(at + 1, m.end() if m is not None else 0))
     for word in _WORDS:
-        at = lower.find(word)
+        at = lower.find(word) if word in possible else -1
         while at >= 0:
             if word != "passw" and text[at + len(word):at + len(word) + 1] not in _BEHIND:
                 at = lower.find(word, at + len(word))  # not the end of a name: `tokens/s`

@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,13 @@ class Capturing:
             with contextlib.suppress(OSError):
                 path = self.run_dir / "logs" / name
                 if final or path.stat().st_size > self.looked_to.get(name, 0):
-                    self.looked_to[name] = self.masker.overwrite(path, self.looked_to.get(name, 0), final=final)
+                    self.looked_to[name] = self.masker.overwrite(
+                        path, self.looked_to.get(name, 0), final=final, told=partial(self._looked, name))
+
+    def _looked(self, name: str, upto: int) -> None:
+        """A part of a large log is done: the stitch goes on from there where our time is over before the end."""
+        self.looked_to[name] = upto
+        self.said({"masked_logs": dict(self.looked_to)}, [])
 
 
 def seen_python(run_id: str, root: str = "/") -> Found | None:
