@@ -47,6 +47,16 @@ def test_names_of_other_things(name: str) -> None:
     ("api_key: k3y0fmine, lr: 3", "api_key: ***, lr: 3"),
     ("token: str | None = 'k3y0fmine'", "token: str | None = '***'"),
     ("token: Optional[str] = 'k3y0fmine'", "token: Optional[str] = '***'"),
+    ('curl -H "X-Api-Key: abcdefgh" https://h/', 'curl -H "X-Api-Key: ***" https://h/'),
+    ("curl --header 'Private-Token: two words' x", "curl --header 'Private-Token: ***' x"),
+    ("http -H'Api-Key:abcdefgh' x", "http -H'Api-Key:***' x"),
+    ('curl -H "Cookie: sid=abcd; theme=dark" x', 'curl -H "Cookie: ***" x'),
+    ('"curl -H \\"X-Auth-Token: abcdefgh\\" x"', '"curl -H \\"X-Auth-Token: ***\\" x"'),
+    ("HF_TOKEN=$(echo abcdefgh) python s.py", "HF_TOKEN=$(echo ***) python s.py"),
+    ("HF_TOKEN=`echo abcdefgh` python s.py", "HF_TOKEN=`echo ***` python s.py"),
+    ('HF_TOKEN="$(echo -n "two words")" python s.py', 'HF_TOKEN="$(echo -n "***")" python s.py'),
+    ("export HF_TOKEN=$(printf '%s' abcdefgh | tr a b)", "export HF_TOKEN=$(printf '%s' *** | tr a b)"),
+    ("HF_TOKEN=$(base64 -d <<< 'YWJjZGVm')", "HF_TOKEN=$(base64 -d <<< '***')"),
 ])
 def test_only_the_value_goes_from_among_other_words(text: str, masked_text: str) -> None:
     assert Masker().text(text) == masked_text
@@ -80,7 +90,12 @@ def test_every_planted_form_is_found_in_a_diff_and_in_json(form: Any) -> None:
     "eos_token=</s>", "tokens/s: 1234.5", "max_token=4096", "token=tokenizer.eos_token", "self.token = token",
     "def f(token: str = None):", "token: Optional[str] = None", "api_key = os.environ['X_API_KEY']",
     "os.getenv('HF_TOKEN', None)", "api_key=api_key", "password = getpass.getpass()", "token = get_token(1)",
-    "export HF_TOKEN=$MY_TOKEN", "export KEY=${WANDB_API_KEY}", "secret: false", "auth: none",
+    "export HF_TOKEN=$MY_TOKEN", "HF_TOKEN=$(cat ~/.token) python s.py", "export TOKEN=$(pass show hf/token)",
+    "TOKEN=$(echo $OTHER)", 'TOKEN=$(echo "$OTHER" | cut -d= -f2)', "TOKEN=$(rev <<< $OTHER)", "N=$(echo hello)",
+    "PAD_TOKEN=$(echo hello)", "NAME=`echo hello`", "max_token=$(echo 5)", 'curl -H "Accept: application/json" x',
+    'curl -H "X-Request-Id: abcdefgh" x', 'curl -H "X-Api-Key: $KEY" x', "curl -H 'X-Api-Key: ${KEY}' x",
+    "x-api-key: required", "the X-Api-Key: a header", 'grep -H "key: value" x', "ssh -H host",
+    "export KEY=${WANDB_API_KEY}", "secret: false", "auth: none",
     'parser.add_argument("--token", help="the token of the service")', "if token == 5:",
     "basic understanding of things", "a bearer of good news", "the password is not given",
     "password 5 characters long", "image_key=pixel_values9", "disk-aaaaaaaaaaaaaaaaaaaaaaaa1",
@@ -107,6 +122,14 @@ def test_what_resembles_a_secret_stays(text: str) -> None:
     (["bash", "-c", "python t.py --api-key hunter2 --lr 0.1"], ["bash", "-c", "python t.py --api-key *** --lr 0.1"]),
     (["curl", "-u", "ada:hunter2", "https://u:hunter2@h/"], ["curl", "-u", "ada:***", "https://u:***@h/"]),
     (["-H", "Authorization: Bearer abcdef123456"], ["-H", "Authorization: Bearer ***"]),
+    (["curl", "-H", "X-Api-Key: abcdefgh", "x"], ["curl", "-H", "X-Api-Key: ***", "x"]),
+    (["curl", "--header", "Cookie: a=b; c=d"], ["curl", "--header", "Cookie: ***"]),
+    (["curl", "-H", "Accept: text/html", "-H", "Expect:"], ["curl", "-H", "Accept: text/html", "-H", "Expect:"]),
+    (["bash", "-c", 'curl -H "X-Api-Key: abcdefgh"'], ["bash", "-c", 'curl -H "X-Api-Key: ***"']),
+    (["bash", "-c", "HF_TOKEN=$(echo (a) abcdefgh) x"], ["bash", "-c", "HF_TOKEN=*** x"]),
+    (["bash", "-c", 'HF_TOKEN="$(echo "abc defgh")" x'], ["bash", "-c", "HF_TOKEN=*** x"]),
+    (["bash", "-c", "HF_TOKEN=`echo abc defgh` x"], ["bash", "-c", "HF_TOKEN=*** x"]),
+    (["bash", "-c", "N=$(echo hello) PAD_TOKEN=$(echo x) y"], ["bash", "-c", "N=$(echo hello) PAD_TOKEN=$(echo x) y"]),
     (["docker", "run", "-e", "HF_TOKEN=abc", "x"], ["docker", "run", "-e", "HF_TOKEN=***", "x"]),
 ])
 def test_a_command_line_is_told_without_its_secrets(command: list[str], shown: list[str]) -> None:
@@ -126,6 +149,12 @@ def test_what_is_secret_in_the_environment_and_the_command_is_known() -> None:
     assert known_values(environ) == {"known-value-1"}
     command = ["x", "--api-key", "from-argv-1", "bash -c 'TOKEN=inside-bash-2 y'", "https://u:in-an-url-3@h/", "--lr"]
     assert values_of_command(command) == {"from-argv-1", "inside-bash-2", "in-an-url-3"}
+
+
+def test_what_a_command_line_makes_in_place_or_sends_in_a_header_is_known() -> None:
+    assert values_of_command(["curl", "-H", "X-Api-Key: abcdefgh", "-H", "Accept: text/html"]) == {"abcdefgh"}
+    assert values_of_command(["bash", "-c", "HF_TOKEN=$(echo SECRETVALUE) x"]) == {"SECRETVALUE"}
+    assert values_of_command(["bash", "-c", "HF_TOKEN=$(cat /home/ada/token) A_TOKEN=`cat` x"]) == set()
 
 
 def test_a_known_value_is_found_however_it_is_written() -> None:

@@ -167,8 +167,10 @@ def hidden(name: str, value: Any) -> Any:
 
 
 #: From a name's beginning on: sought from each of its letters, a word of 100 kB would take a minute.
-_ASSIGNMENT = re.compile(r"(?<![\w.-])([\w.-]+)=('[^']*'|\"[^\"]*\"|[^\s;&|'\"]+)")
+_MADE = r"\$\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)|`[^`]*`"  # by a command in its place
+_ASSIGNMENT = re.compile(rf"(?<![\w.-])([\w.-]+)=((?:{_MADE})|\"(?:{_MADE})\"|'[^']*'|\"[^\"]*\"|[^\s;&|'\"]+)")
 _USER = ("-u", "--user", "--proxy-user")
+_HEADER = ("-H", "--header")
 _NOBODY = Masker()
 
 
@@ -182,7 +184,7 @@ def values_of_command(command: Sequence[str]) -> set[str]:
     values = {value.strip("'\"") for _pieces, hidden_ones in _taken_apart(command) for value in hidden_ones}
     for word in command:
         values |= {word[a:b] for a, b in _NOBODY.spans(word)}
-    return {v for v in values if len(v) >= SHORTEST and v.lower() not in NOT_VALUES and not v.startswith("$")
+    return {v for v in values if len(v) >= SHORTEST and v.lower() not in NOT_VALUES and not v.startswith(("$", "`"))
             and not is_number(v)}
 
 
@@ -196,6 +198,10 @@ def _taken_apart(command: Sequence[str]) -> Iterator[tuple[list[str], list[str]]
         if before in _USER and ":" in word and not word.partition(":")[2].isdecimal():
             user, _, password = word.partition(":")
             yield [f"{user}:", ""], [password]
+            continue
+        name, _, value = word.partition(":")
+        if before in _HEADER and value.strip() and is_secret(name):
+            yield [f"{name}: ", ""], [value.strip()]
             continue
         pieces, secrets, at = [], [], 0
         for m in _ASSIGNMENT.finditer(word):

@@ -120,6 +120,13 @@ _ASSIGNED = re.compile(
     r"|\\?[\"']\s?,\s?(?=\\?[\"'])|\s{1,4}(?![-\s]))"
     r"(?P<quote>\\?[\"'`]|)"
     r"(?P<s>(?<=[\"'`])[^\"'`\n\\]{1,4096}|[^\s\"'`,;&|<>(){}\[\]\\]{1,4096})(?P<after>\\?.?)", re.ASCII)
+#: In front of the name of a header that a program is given (curl, wget, http clients): its value ends with the quote.
+_HEADER = re.compile(r"(?:-H|--header)[ =]?\\?([\"'])\Z")
+_COLON = re.compile(r"[ \t]*:[ \t]*")
+#: A value that a shell's line makes of what stands in it: `$(echo VALUE)`, `` `printf %s VALUE` ``, `$(rev <<< VALUE)`.
+_ECHOED = re.compile(
+    r"[\"']?(?:\$\(|`)\s*(?:(?:echo|printf)\s+(?:-\w+\s+|\\?[\"']?%\w(?:\\n)?\\?[\"']?\s+)*|[^<>()`\n]{0,200}<<<\s*)"
+    r"(?:\\?\"(?P<a>[^\"`$\n\\]+)|\\?'(?P<b>[^'\n\\]+)|(?P<c>[^\s\"'`$|&;<>()\\]+))")
 _EXPRESSION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|[A-Za-z_]+")
 
 
@@ -144,6 +151,30 @@ def _holds(pattern: re.Pattern[str], m: re.Match[str], anchor: str) -> bool:
     if anchor == "://":
         return not _PLACE.fullmatch(m["s"] or "")
     return True
+
+
+def _echoed(m: re.Match[str]) -> tuple[int, int] | None:
+    """Where the literal is of which a shell's line makes the value of a secret, in the place of that value."""
+    if m["sep"] != "=" or not is_secret(m["name"].rstrip(".-")):
+        return None
+    made = _ECHOED.match(m.string, m.end("sep"))
+    return made.span(made.lastindex) if made is not None and made.lastindex is not None else None
+
+
+def _in_header(m: re.Match[str]) -> tuple[int, int] | None:
+    """Where the value of a header with a secret's name is, of whatever letters it is made."""
+    opened = _HEADER.search(m.string, max(0, m.start() - 16), m.start())
+    colon = _COLON.match(m.string, m.end("name"))
+    if opened is None or colon is None or not is_secret(m["name"]):
+        return None
+    start = colon.end()
+    end = m.string.find(opened[1], start)
+    end = end if end >= 0 else m.end("s")
+    while end > start and m.string[end - 1] == "\\":
+        end -= 1
+    value = m.string[start:end]
+    plain = value.startswith(("$", "{", "<")) or value.lower() in NOT_VALUES or not value.strip("*")
+    return None if plain or "\n" in value else (start, end)
 
 
 def _is_value(m: re.Match[str]) -> bool:
@@ -204,6 +235,9 @@ def spans_of(text: str, words: bytes | None = None) -> Iterator[tuple[int, int]]
             front = _IN_NAME.search(text, max(0, at - 64), at)
             start = front.start() if front is not None else at
             m = _ASSIGNED.match(text, start)
-            if m is not None and m.end("name") >= at + len(word) and _is_value(m):
-                yield m.span("s")
+            if m is not None and m.end("name") >= at + len(word):
+                if (span := _in_header(m) or _echoed(m)) is not None:
+                    yield span
+                elif _is_value(m):
+                    yield m.span("s")
             at = lower.find(word, at + len(word))
