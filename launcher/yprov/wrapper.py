@@ -64,6 +64,7 @@ class Wrapper:
         self.by_srun = False     # its exit status may be 128 + N for tasks that a signal ended
         self.asking: threading.Thread | None = None
         self.status = 0
+        self.unwritten = ""      # why stdout could not be written on
         self.ended_ns = 0
         # `wake` rouses the loop: a child ended, or the user wants out.
         self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -290,9 +291,11 @@ class Wrapper:
         left = self._pass_through([c for c, _ in channels], self.child.pid)
         if left and not self.killed:
             commands.leave_pump(left)
-        for channel, _fds in channels:
+        for channel, fds in channels:
             if channel.error:
-                self._trouble(f"the command's output could not be written on: {channel.error}")
+                self._trouble(f"{channel.lost} bytes of the command's output could not be written on: {channel.error}",
+                              hint=f"see {self.run_dir / 'logs'}")
+                self.unwritten = channel.error if 1 in fds else self.unwritten
             if channel.log_lost:
                 self._trouble(f"{channel.log_lost} bytes of the command's output are not in logs/",
                               hint=f"{commands.LOG_LIMIT >> 20} MiB of each stream are kept, where the disk has room")
@@ -305,15 +308,14 @@ class Wrapper:
         with selectors.DefaultSelector() as waiting:
             waiting.register(self._wake_out, selectors.EVENT_READ)
             for channel in channels:
-                waiting.register(channel.source, selectors.EVENT_READ, channel)
+                channel.watch(waiting)
             while not commands.has_ended(pid):
                 for key, _ in waiting.select(1.0):
                     if key.data is None:
                         with contextlib.suppress(BlockingIOError):
                             os.read(self._wake_out, 4096)
-                    elif not key.data.pump():
-                        waiting.unregister(key.fd)
-                        os.close(key.fd)  # so that the command, too, learns that nobody reads
+                    elif key.data in open_ones and not key.data.goes_on(key.fd):
+                        key.data.hang_up(waiting)
                         open_ones.remove(key.data)
                 for sentence in self.daemons.look_after():
                     self._trouble(sentence, hint=f"see {self.run_dir / 'logs'}")
@@ -332,6 +334,9 @@ class Wrapper:
             self.status = 130
         asked = self.killed or self.signals.interrupted or set(self.signals.forwarded) & set(commands.TO_END)
         state, reason = state_of(exit_code, self.signal, asked, of_tasks=self.by_srun)
+        if self.unwritten and self.status == 0:  # most programs would have noticed it themselves
+            self.status, state = 1, "failed"
+            reason += f", but its output could not be written: {self.unwritten}"
         self._record(Kind.END, {"state": state, "reason": reason, "exit_code": exit_code, "signal": self.signal,
                                 "ended_ns": self.ended_ns or time.time_ns()})
 
