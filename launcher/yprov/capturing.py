@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from yprov import container, packages
-from yprov.capture import STEPS, script_of
+from yprov.capture import ALWAYS_S, STEPS, script_of
 from yprov.gitting import GitFailed
 from yprov.interpreter import Found, interpreter_of, surroundings
 from yprov.repository import Code, store
@@ -32,6 +32,8 @@ from yprovd.secrets import Masker, known_values, values_of_command
 
 #: Seconds for all of it; and for what is left when the command has ended.
 _ALL_S, _HURRY_S = 300.0, 1.2
+#: Of the time that there always is, what the reasons need to arrive.
+_SPARE_S = 1.0
 #: Between two looks at the logs, and for a Python among the run's processes; how long that one is sought.
 _LOGS_S, _SEEK_S, _SOUGHT_S = 2.0, 0.5, 60.0
 _COPY_LIMIT = 16 << 20
@@ -57,14 +59,16 @@ class Capturing:
         self.code: dict[str, Any] = {}
         self.repository: Code | None = None
         self.looked_to: dict[str, int] = {}
-        self._deadline = time.monotonic() + _ALL_S
+        self._began = time.monotonic()
+        self._deadline = self._began + _ALL_S
         self._hurried = False
 
     def left_s(self) -> float:
         """Seconds left; few once the command has ended."""
         if not self._hurried and self._ended(0.0):
             self._hurried = True
-            self._deadline = min(self._deadline, time.monotonic() + _HURRY_S)
+            hurried = max(time.monotonic() + _HURRY_S, self._began + ALWAYS_S - _SPARE_S)
+            self._deadline = min(self._deadline, hurried)
         return self._deadline - time.monotonic()
 
     def run(self) -> None:

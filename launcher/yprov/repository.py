@@ -49,6 +49,8 @@ class Code:
             self.facts["remote"] = masker.text(without_password(address))
         if git.head:
             self.facts["commit"] = git.head
+        else:
+            self.reasons["commit"] = masker.text(git.no_head)
         if git.branch:
             self.facts["branch"] = masker.text(git.branch)
 
@@ -61,6 +63,8 @@ class Code:
     def take_changes(self, runs: Path, begun_ns: int) -> None:
         """The patch and the tree's identifier. `runs`, `begun_ns`: see `yprov.patches.add_untracked`."""
         def changed() -> None:
+            if self.git.damaged:
+                raise GitFailed(self.git.damaged)
             self.changes = tracked_changes(self.git)
 
         def untracked() -> None:
@@ -85,7 +89,8 @@ class Code:
             return
         self._try("untracked", untracked)
         changes = self.changes
-        if changes.tracked or changes.untracked is not None:
+        known = self.git.head or self.git.unborn  # else everything differs from nothing
+        if known and (changes.tracked or changes.untracked is not None):
             self.facts["dirty"] = bool(changes.tracked or changes.untracked)
         if changes.untracked is not None:
             self.facts["untracked"] = len(changes.untracked)

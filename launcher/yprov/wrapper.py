@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +133,7 @@ class Wrapper:
             say(f"stopped; the archive is being made in {show_path(self.run_dir)}\n"
                 f"next: yprov stitch {show_path(self.run_dir)}")
             return self.status
-        capture.finish()
+        capture.finish(meanwhile=self._still_looking())
         if self.asking is not None:
             self._wait_for(self.asking, ASK_S)
             if self.asking.is_alive():
@@ -151,6 +151,20 @@ class Wrapper:
             thread.join(min(left, 1.0))
             if thread.is_alive():
                 self.daemons.say_hello()
+
+    def _still_looking(self) -> Callable[[], bool]:
+        """While the code is being looked at and the command has ended already; Ctrl-C leaves it out."""
+        told = time.monotonic() + 2.0
+
+        def meanwhile() -> bool:
+            nonlocal told
+            self.daemons.say_hello()
+            if time.monotonic() > told:
+                told = float("inf")
+                say("looking at the code and its packages (some seconds; Ctrl-C leaves out what is missing)")
+            return not self.signals.interrupted
+
+        return meanwhile
 
     def _start_daemons(self, placement: Placement | None) -> str:
         """First of all: they take the longest. Returns why the scheduler could not be used, where it could not."""
