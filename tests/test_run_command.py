@@ -161,9 +161,10 @@ def test_a_full_device_ends_the_command_and_is_told(tmp_path: Path, command: lis
 
 def test_a_full_disk_costs_lines_and_no_job(tmp_path: Path) -> None:
     """A limit of the file's size stands for the disk. The command runs to its end, and what it said is in the log."""
-    program = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1)); print('x' * 2**20); print('end')"
-    line = ["bash", "-c", f"ulimit -S -f 64; {' '.join(YPROV)} run -q -- {sys.executable} -c \"{program}\" > out.txt"]
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, env=environment(), timeout=60, check=False)
+    line = f"ulimit -S -f 64; {' '.join(YPROV)} run -q -- bash -c 'seq 100000; echo end >&2' > out.txt"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, env=environment(),
+                          timeout=60, check=False)
+    assert "end\n" in done.stderr
     assert done.returncode == 1, done.stderr
     assert "output could not be written on: File too large" in done.stderr
     assert state(only_run(tmp_path)) == "failed"

@@ -236,8 +236,8 @@ def spans_of(text: str, words: bytes | None = None) -> Iterator[tuple[int, int]]
             start = front.start() if front is not None else at
             m = _ASSIGNED.match(text, start)
             if m is not None and m.end("name") >= at + len(word):
-                if (span := _in_header(m) or _echoed(m)) is not None:
-                    yield span
+                if (made := _in_header(m) or _echoed(m)) is not None:
+                    yield made
                 elif _is_value(m):
                     yield m.span("s")
             at = lower.find(word, at + len(word))

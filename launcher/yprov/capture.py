@@ -155,9 +155,9 @@ class Capture:
                 self._child.stdin.close()
         self._thread.join(timeout_s)
         while self._thread.is_alive() and "script" in self._done and meanwhile():
-            if (left := self._began + ALWAYS_S - time.monotonic()) <= 0:
+            if (more_s := self._began + ALWAYS_S - time.monotonic()) <= 0:
                 break
-            self._thread.join(min(left, 0.25))
+            self._thread.join(min(more_s, 0.25))
         self.stop()
         self._thread.join(1.0)
         if self._child.stdout is not None and not self._thread.is_alive():

@@ -26,6 +26,7 @@ from yprov import container, packages
 from yprov.capture import ALWAYS_S, STEPS, script_of
 from yprov.gitting import GitFailed
 from yprov.interpreter import Found, interpreter_of, surroundings
+from yprov.locating import named
 from yprov.repository import Code, store
 from yprovd.processes import carries_marker
 from yprovd.secrets import Masker, known_values, values_of_command
@@ -91,7 +92,7 @@ class Capturing:
         for folder in folders:
             try:
                 self.repository = Code(Path(os.path.realpath(folder)), self.source, self.scratch / "git", self.masker,
-                                       self.left_s)
+                                       self.left_s, given=named(os.environ, self.cwd))
                 break
             except (GitFailed, OSError, ValueError, RuntimeError) as e:  # also where there is no home: the rest is told
                 shutil.rmtree(self.scratch, ignore_errors=True)

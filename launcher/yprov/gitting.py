@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from yprov.locating import find, why_none
+
 #: The settings that say what a file's content is, and which files count.
 _KEPT = ("core.autocrlf", "core.eol", "core.filemode", "core.ignorecase", "core.symlinks", "core.precomposeunicode",
          "core.sparsecheckout", "core.sparsecheckoutcone")
@@ -34,34 +36,21 @@ class GitFailed(Exception):
     """A sentence for the record: what could not be had."""
 
 
-def find(folder: Path) -> tuple[Path, Path] | None:
-    """(work tree, git directory) of the repository that a folder lies in."""
-    for root in (folder, *folder.parents):
-        dot_git = root / ".git"
-        try:
-            if (dot_git / "HEAD").is_file() or (dot_git / "HEAD").is_symlink():
-                return root, dot_git
-            if dot_git.is_file():
-                kind, _, path = dot_git.read_text(encoding="utf-8", errors="surrogateescape").strip().partition(": ")
-                if kind == "gitdir" and (root / path / "HEAD").is_file():
-                    return root, Path(os.path.normpath(root / path))
-        except OSError:
-            return None
-    return None
-
-
 class Git:
-    """One repository by its shadow. `scratch`: a folder of ours that does not exist yet. `left_s`: seconds left for all
-    calls. Raises GitFailed, also from the constructor, and OSError."""
+    """One repository by its shadow: the one that `folder` lies in, `given` (`yprov.locating.named`) where it lies in the
+    work tree of that. `scratch`: a folder of ours that does not exist yet. `left_s`: seconds left for all calls. Raises
+    GitFailed, also from the constructor, and OSError."""
 
-    def __init__(self, folder: Path, scratch: Path, left_s: Callable[[], float] = lambda: 60.0) -> None:
+    def __init__(
+        self, folder: Path, scratch: Path, left_s: Callable[[], float] = lambda: 60.0, *,
+        given: tuple[Path, Path] | None = None,
+    ) -> None:
         program = shutil.which("git")
         if program is None:
             raise GitFailed("`git` is not in PATH")
-        found = find(folder)
+        found = given if given is not None and folder.is_relative_to(given[0]) else find(folder)
         if found is None:
-            broken = next((f / ".git" for f in (folder, *folder.parents) if os.path.lexists(f / ".git")), None)
-            raise GitFailed(f"{broken} is no git repository: no HEAD can be read" if broken else "no git repository")
+            raise GitFailed(why_none(folder))
         self.program, self.scratch, self.left_s = program, scratch, left_s
         self.root, self.git_dir = found
         scratch.mkdir(parents=True)

@@ -35,11 +35,12 @@ class Code:
     """The state of one repository, found piece by piece; `facts` is what is known so far."""
 
     def __init__(
-        self, folder: Path, source: Path, scratch: Path, masker: Masker, left_s: Callable[[], float] = lambda: 60.0
+        self, folder: Path, source: Path, scratch: Path, masker: Masker, left_s: Callable[[], float] = lambda: 60.0, *,
+        given: tuple[Path, Path] | None = None,
     ) -> None:
-        """Raises GitFailed where there is no repository, and OSError."""
+        """`given`: see `yprov.locating.named`. Raises GitFailed where there is no repository, and OSError."""
         self.source, self.masker = source, masker
-        self.git = git = Git(folder, scratch, left_s)
+        self.git = git = Git(folder, scratch, left_s, given=given)
         self.reasons: dict[str, str] = {}
         self.lists: dict[str, Any] = {}
         self.facts: dict[str, Any] = {"root": os.fspath(git.root), "reasons": self.reasons}
