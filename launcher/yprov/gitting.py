@@ -37,9 +37,9 @@ class GitFailed(Exception):
 
 
 class Git:
-    """One repository by its shadow: the one that `folder` lies in, `given` (`yprov.locating.named`) where it lies in the
-    work tree of that. `scratch`: a folder of ours that does not exist yet. `left_s`: seconds left for all calls. Raises
-    GitFailed, also from the constructor, and OSError."""
+    """One repository by its shadow: the one that `folder` lies in, `given` (`yprov.locating.named`) where it lies in
+    the work tree of that. `scratch`: a folder of ours that does not exist yet. `left_s`: seconds left for all calls.
+    Raises GitFailed, also from the constructor, and OSError."""
 
     def __init__(
         self, folder: Path, scratch: Path, left_s: Callable[[], float] = lambda: 60.0, *,

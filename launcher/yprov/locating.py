@@ -1,4 +1,4 @@
-"""Which git repository a folder lies in: found without git, which would look whether its owner is trusted, and refuse."""
+"""Which git repository a folder lies in: without git, which would look whether its owner is trusted, and refuse."""
 
 from __future__ import annotations
 
