@@ -104,7 +104,7 @@ _SHAPES = (
 STRONG = (b"ghp_", b"gho_", b"ghs_", b"github_pat_", b"hf_", b"sk-", b"AKIA", b"xoxb-", b"xoxp-", b"glpat-", b"eyJ",
           b"npm_", b"pypi-", b"AIza", b"PRIVATE KEY", b"hooks.slack.com/", b"AccountKey=")
 #: Words of which names of secrets are made, as they stand in a text.
-_WORDS = ("token", "passw", "passphrase", "secret", "key", "credential", "signature", "sig", "_pwd", "_pass", "auth",
+_WORDS: tuple[str, ...] = ("token", "passw", "passphrase", "secret", "key", "credential", "signature", "sig", "_pwd", "_pass", "auth",
           "cookie", "jwt", "_pat", "webhook")
 #: Every text with a shape or a name of a secret holds one of these, in lower case.
 ANCHORS = tuple({*(anchor for anchor, _pattern in _SHAPES), *(w.lstrip("_") for w in _WORDS), "pat"})
@@ -204,6 +204,8 @@ def _is_value(m: re.Match[str]) -> bool:
 
 def _lower(text: str) -> str:
     """In lower case, letter for letter."""
+    if text.isascii():
+        return text.lower()
     try:
         return text.encode("latin-1").lower().decode("latin-1")  # quick; anchors are of ASCII
     except UnicodeEncodeError:
@@ -213,12 +215,14 @@ def _lower(text: str) -> str:
 def spans_of(text: str, words: bytes | None = None) -> Iterator[tuple[int, int]]:
     """Where in a text secrets stand, as shapes and names tell; in no order, and they may overlap. With the
     `yprovd.sieve.long_words` of a long text it is sieved first."""
-    possible = _ALL if words is None else sieved(text, words, _ALL)
-    if not possible:
-        return
-    lower = _lower(text)
-    for anchor, pattern in _SHAPES:
-        at = lower.find(anchor) if anchor in possible else -1
+    shapes, names = _SHAPES, _WORDS
+    if words is not None:
+        possible = sieved(text, words, _ALL)
+        shapes = tuple(one for one in _SHAPES if one[0] in possible)
+        names = tuple(one for one in _WORDS if one in possible)
+    lower = _lower(text) if shapes or names else ""
+    for anchor, pattern in shapes:
+        at = lower.find(anchor)
         while at >= 0:
             m = pattern.match(text, at)
             if m is not None and _holds(pattern, m, anchor):
@@ -226,8 +230,8 @@ def spans_of(text: str, words: bytes | None = None) -> Iterator[tuple[int, int]]
                 if text[span[0]:span[1]].strip("*"):
                     yield span
             at = lower.find(anchor, max(at + 1, m.end() if m is not None else 0))
-    for word in _WORDS:
-        at = lower.find(word) if word in possible else -1
+    for word in names:
+        at = lower.find(word)
         while at >= 0:
             if word != "passw" and text[at + len(word):at + len(word) + 1] not in _BEHIND:
                 at = lower.find(word, at + len(word))  # not the end of a name: `tokens/s`
