@@ -104,8 +104,9 @@ _SHAPES = (
 STRONG = (b"ghp_", b"gho_", b"ghs_", b"github_pat_", b"hf_", b"sk-", b"AKIA", b"xoxb-", b"xoxp-", b"glpat-", b"eyJ",
           b"npm_", b"pypi-", b"AIza", b"PRIVATE KEY", b"hooks.slack.com/", b"AccountKey=")
 #: Words of which names of secrets are made, as they stand in a text.
-_WORDS: tuple[str, ...] = ("token", "passw", "passphrase", "secret", "key", "credential", "signature", "sig", "_pwd", "_pass", "auth",
-          "cookie", "jwt", "_pat", "webhook")
+_WORDS: tuple[str, ...] = (
+    "token", "passw", "passphrase", "secret", "key", "credential", "signature", "sig", "_pwd", "_pass",
+    "auth", "cookie", "jwt", "_pat", "webhook")
 #: Every text with a shape or a name of a secret holds one of these, in lower case.
 ANCHORS = tuple({*(anchor for anchor, _pattern in _SHAPES), *(w.lstrip("_") for w in _WORDS), "pat"})
 _ALL = frozenset((*(anchor for anchor, _pattern in _SHAPES), *_WORDS))

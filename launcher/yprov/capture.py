@@ -154,7 +154,7 @@ class Capture:
             if self._child.stdin is not None:
                 self._child.stdin.close()
         self._thread.join(timeout_s)
-        while self._thread.is_alive() and "script" in self._done and meanwhile():
+        while self._thread.is_alive() and self._is_looking() and meanwhile():
             if (more_s := self._began + ALWAYS_S - time.monotonic()) <= 0:
                 break
             self._thread.join(min(more_s, 0.25))
@@ -167,6 +167,10 @@ class Capture:
         if left:
             about["unfinished"] = dict.fromkeys(left, "the run ended before it was looked at")
         self._sink({"capture": about})
+
+    def _is_looking(self) -> bool:
+        """Whether git has answered, and more than the logs is left, which the stitch searches as well."""
+        return "script" in self._done and not self._done.issuperset(set(STEPS) - {"logs"})
 
     def stop(self) -> None:
         """End it, and what it has started, now. One that hangs in a file system which does not answer is left: it ends
