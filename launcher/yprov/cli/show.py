@@ -1,0 +1,49 @@
+"""`yprov show` and `yprov ls`: one run, all runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from yprov.cli.common import Dir, Json, Progress, RunArg, complain, print_json
+from yprovd.errors import YprovError
+
+
+def show(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json = False) -> None:
+    """One run: state, duration, nodes, energy, contexts, last metrics.
+
+    Example:  yprov show last
+    """
+    from yprov.runs import find, view
+    from yprov.summary import facts, identifiers, lines
+
+    seen = view(find(run, directory))
+    if as_json:
+        print_json({**facts(seen), **identifiers(seen)})
+    else:
+        print("\n".join(lines(seen)))
+    if seen.state == "not stitched":
+        print(f"hint: yprov stitch {seen.directory}", file=sys.stderr)
+
+
+def list_runs(directory: Dir = "yprov-runs", as_json: Json = False) -> None:
+    """All runs: state, duration, nodes, energy, last metrics.
+
+    Example:  yprov ls --json
+    """
+    from yprov.runs import all_runs, view
+    from yprov.summary import facts, table
+
+    views = []
+    with Progress("reading the runs"):
+        for run_dir in all_runs(Path(directory)):
+            try:
+                views.append(view(run_dir))
+            except YprovError as e:
+                complain(e)
+    if as_json:
+        print_json([facts(v) for v in views])
+    elif views:
+        print("\n".join(table(views)))
+    else:
+        print(f"no runs in `{directory}`", file=sys.stderr)

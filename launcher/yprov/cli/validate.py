@@ -1,0 +1,62 @@
+"""`yprov validate` and `yprov id`: is it what it claims to be, and what is it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from yprov.cli.common import Dir, Json, Progress, RunArg, print_json
+from yprovd.errors import YprovError
+
+
+def validate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, a part of its name, `last`, or a file "
+                                                           "with a PROV document.")] = "last",
+    directory: Dir = "yprov-runs", as_json: Json = False,
+) -> None:
+    """Check that the archive is what it claims: PROV-JSON, crate and checksums, series and their statistics.
+
+    A file (.json .provn .xml .ttl .trig .rdf .jsonld), of whatever program, is checked against PROV-CONSTRAINTS only.
+
+    Examples:  yprov validate last  |  yprov validate provenance.json
+    """
+    from yprov.runs import find
+    from yprovd.config import PROV_FILE
+    from yprovd.stitch.validate import validate_file, validate_run
+
+    what = Path(run)
+    if is_file := run != "last" and what.is_file():
+        with Progress("checking the document"):
+            problems = validate_file(what)
+    else:
+        what = find(run, directory)
+        if not (what / PROV_FILE).is_file():
+            raise YprovError(f"`{what}` has no archive yet", hint=f"yprov stitch {what}")
+        with Progress("checking the archive"):
+            problems = validate_run(what)
+    if as_json:
+        print_json({"file" if is_file else "directory": str(what), "valid": not problems, "problems": problems})
+    else:
+        print("\n".join(problems) if problems else f"{what}: valid")
+    raise typer.Exit(1 if problems else 0)
+
+
+def identify_run(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json = False) -> None:
+    """The identifiers of a run and of what its archive, or a zip file of it, holds. Status 1: not what it states.
+
+    Examples:  yprov id last  |  yprov id run.zip
+    """
+    from yprov.identifying import identify
+
+    with Progress("reading the archive"):
+        found = identify(run, directory)
+    if as_json:
+        print_json(found)
+    else:
+        print("\n".join(filter(None, [found["urn"], found["content_id"]])))
+    if not found["same"]:
+        print(f"the crate states {found['stated']}", file=sys.stderr)
+        raise typer.Exit(1)
