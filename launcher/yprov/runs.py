@@ -129,6 +129,8 @@ def write_whole(path: Path, data: bytes) -> None:
 def find(given: str, directory: str = "yprov-runs") -> Path:
     """A run by its path, by its name or a part of its directory's within `directory`, or `last`. Of several with the
     name the newest. Raises YprovError."""
+    if not given:
+        raise YprovError("no run was named: the name is empty", hint="yprov show last")
     path = Path(given)
     if (path / RUN_FILE).is_file() or any((path / SPOOL_DIR).glob("*.spool")):
         return path
@@ -144,6 +146,9 @@ def find(given: str, directory: str = "yprov-runs") -> Path:
     if matching:
         raise YprovError(f"`{given}` fits {len(matching)} runs: {', '.join(r.name for r in matching[:5])}",
                          hint="type more of the name")
+    if path.is_file():
+        raise YprovError(f"`{given}` is a file, and this needs a run's directory",
+                         hint=f"unzip -d DIRECTORY {given}" if path.suffix == ".zip" else "yprov ls")
     raise YprovError(f"there is no run `{given}`", hint=f"yprov ls --dir {directory}")
 
 
@@ -203,11 +208,15 @@ class RunView:
 
 
 def view(run_dir: Path) -> RunView:
-    """What the archive says; `running` or `not stitched` where there is none yet. Raises YprovError when damaged."""
-    config = RunConfig.read(run_dir)
+    """What the archive says, or a zip file of it; `running` or `not stitched` where there is none yet. Raises
+    YprovError when damaged."""
+    from yprov.zipped import read_file  # no `yprov run` needs it
+
+    zipped = run_dir.is_file()
+    config = _config_of_zip(run_dir) if zipped else RunConfig.read(run_dir)
     path = run_dir / PROV_FILE
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_file(run_dir, PROV_FILE) if zipped else path.read_bytes())
         records = {kind: {i.removeprefix("run:"): r for i, r in document.get(kind, {}).items()}
                    for kind in ("activity", "entity")}
         run = plain(records["activity"]["run"])
@@ -219,6 +228,15 @@ def view(run_dir: Path) -> RunView:
     except (ValueError, KeyError, AttributeError, TypeError):
         raise YprovError(f"`{path}` is damaged", hint=f"yprov validate {run_dir}") from None
     return RunView(run_dir, config, str(run.get("state", "incomplete")), records, run)
+
+
+def _config_of_zip(path: Path) -> RunConfig:
+    from yprov.zipped import read_file
+
+    try:
+        return RunConfig.from_json(json.loads(read_file(path, RUN_FILE)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise YprovError(f"`{path}` holds no {RUN_FILE} of yprov", hint=f"yprov validate {path}") from None
 
 
 def plain(record: dict[str, Any]) -> dict[str, Any]:

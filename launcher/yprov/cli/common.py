@@ -7,6 +7,7 @@ import math
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,13 @@ from yprovd.errors import YprovError
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for programs.")]
 Dir = Annotated[str, typer.Option("--dir", help="Directory of the runs.")]
 RunArg = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, a part of its name, or `last`.")]
+RunOrZip = Annotated[str, typer.Argument(
+    metavar="RUN", help="A run's directory, a part of its name, `last`, or a zip file of it.")]
+
+
+def is_file(run: str) -> bool:
+    """Whether a RUN is the path of a file, such as a zip file of a run."""
+    return run != "last" and Path(run).is_file()
 
 
 def print_json(value: Any) -> None:

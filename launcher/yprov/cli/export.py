@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from yprov.cli.common import Dir, Json, Progress, RunArg, print_json
+from yprov.cli.common import Dir, Json, Progress, RunOrZip, print_json
 
 
 def export(
-    run: RunArg,
+    run: RunOrZip,
     to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="provn, xml, ttl, rdf, jsonld (PROV); dot, svg "
                                     "(graph); netcdf, parquet, csv (series); zip (all of it).")],
     output: Annotated[str | None, typer.Option(

@@ -5,19 +5,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from yprov.cli.common import Dir, Json, Progress, RunArg, complain, print_json
+from yprov.cli.common import Dir, Json, Progress, RunOrZip, complain, is_file, print_json
 from yprovd.errors import YprovError
 
 
-def show(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json = False) -> None:
+def show(run: RunOrZip = "last", directory: Dir = "yprov-runs", as_json: Json = False) -> None:
     """One run: state, duration, nodes, energy, contexts, last metrics.
 
-    Example:  yprov show last
+    Examples:  yprov show last  |  yprov show run.zip
     """
     from yprov.runs import find, view
     from yprov.summary import facts, identifiers, lines
 
-    seen = view(find(run, directory))
+    seen = view(Path(run) if is_file(run) else find(run, directory))
     if as_json:
         print_json({**facts(seen), **identifiers(seen)})
     else:

@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from yprov.cli.common import Dir, Json, Progress, RunArg, print_json
+from yprov.cli.common import Dir, Json, Progress, RunOrZip, is_file, print_json
 from yprovd.errors import YprovError
 
 
 def validate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, a part of its name, `last`, or a file "
-                                                           "with a PROV document.")] = "last",
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, a part of its name, `last`, a zip file "
+                                                           "of it, or a file with a PROV document.")] = "last",
     directory: Dir = "yprov-runs", as_json: Json = False,
 ) -> None:
     """Check that the archive is what it claims: PROV-JSON, crate and checksums, series and their statistics.
 
     A file (.json .provn .xml .ttl .trig .rdf .jsonld), of whatever program, is checked against PROV-CONSTRAINTS only.
 
-    Examples:  yprov validate last  |  yprov validate provenance.json
+    Examples:  yprov validate last  |  yprov validate run.zip  |  yprov validate provenance.json
     """
     from yprov.runs import find
     from yprovd.config import PROV_FILE
-    from yprovd.stitch.validate import validate_file, validate_run
+    from yprovd.stitch.validate import FORMATS, validate_file, validate_run
 
     what = Path(run)
-    if is_file := run != "last" and what.is_file():
+    file = is_file(run)
+    if file and (what.suffix == ".zip" or (what.suffix.lower() not in FORMATS and zipfile.is_zipfile(what))):
+        from yprov.zipped import unpack
+
+        with Progress("unpacking the archive") as progress, tempfile.TemporaryDirectory(prefix="yprov-") as folder:
+            problems = unpack(what, Path(folder))
+            progress("checking the archive")
+            problems += validate_run(Path(folder))
+    elif file:
         with Progress("checking the document"):
             problems = validate_file(what)
     else:
@@ -38,13 +48,13 @@ def validate(
         with Progress("checking the archive"):
             problems = validate_run(what)
     if as_json:
-        print_json({"file" if is_file else "directory": str(what), "valid": not problems, "problems": problems})
+        print_json({"file" if file else "directory": str(what), "valid": not problems, "problems": problems})
     else:
         print("\n".join(problems) if problems else f"{what}: valid")
     raise typer.Exit(1 if problems else 0)
 
 
-def identify_run(run: RunArg = "last", directory: Dir = "yprov-runs", as_json: Json = False) -> None:
+def identify_run(run: RunOrZip = "last", directory: Dir = "yprov-runs", as_json: Json = False) -> None:
     """The identifiers of a run and of what its archive, or a zip file of it, holds. Status 1: not what it states.
 
     Examples:  yprov id last  |  yprov id run.zip
