@@ -15,7 +15,7 @@ def export(
     to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="provn, xml, ttl, rdf, jsonld (PROV); dot, svg "
                                     "(graph); netcdf, parquet, csv (series); zip (all of it).")],
     output: Annotated[str | None, typer.Option(
-        "-o", "--output", metavar="FILE", help="Where to (default: ./NAME.FORMAT); `-`: stdout, for text.")] = None,
+        "-o", "--output", metavar="FILE", help="Where to (default: ./NAME.FORMAT); `-`: stdout, for one file.")] = None,
     groups: Annotated[list[str] | None, typer.Option("--group", help="Series: gpu, metrics... (repeatable).")] = None,
     full: Annotated[bool, typer.Option("--full", help="Graph: every record, nothing folded.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also over what exists.")] = False,
@@ -23,15 +23,15 @@ def export(
 ) -> None:
     """A run in the formats of others: PROV documents, a graph, tables, NetCDF, or one zip file. Prints its path.
 
-    Examples:  yprov export last --to svg  |  yprov export last --to csv --group gpu  |  yprov export last --to zip
+    Examples:  yprov export last --to svg  |  yprov export last --to csv --group gpu -o -  |  yprov export last --to zip
     """
     from yprov.export import export as write
-    from yprov.export import text_of
+    from yprov.export import print_to
     from yprov.reading import open_run
 
     with Progress("opening the run") as progress, open_run(run, directory) as opened:
         if output == "-":
-            sys.stdout.buffer.write(text_of(opened, to, groups=groups or [], full=full, progress=progress))
+            print_to(opened, to, sys.stdout.buffer, groups=groups or [], full=full, progress=progress)
             return
         done = write(opened, to, output, groups=groups or [], full=full, force=force, progress=progress)
         if as_json:

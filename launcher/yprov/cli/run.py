@@ -45,6 +45,7 @@ def run(
 
     if not command:
         raise YprovError("no command was given", hint="yprov run -- python train.py")
+    _ensure_somewhere()
     settings = resolve(config, {
         "name": name, "experiment": experiment, "dir": directory, "interval": interval, "inputs": inputs,
         "outputs": outputs, "tags": tags, "disable": disable, "keep_spool": keep_spool,
@@ -66,6 +67,16 @@ def run(
     if not quiet:
         _after_run(wrapper.run_dir)
     raise typer.Exit(status)
+
+
+def _ensure_somewhere() -> None:
+    """A run has a current directory, and a shell may stand in one that was removed."""
+    try:
+        os.getcwd()
+    except OSError as e:
+        what = "does not exist any more" if isinstance(e, FileNotFoundError) else f"cannot be told: {e.strerror}"
+        complain(YprovError(f"the current directory {what}", hint="cd to one that exists"))
+        raise typer.Exit(125) from None
 
 
 def _after_run(run_dir: Path) -> None:
