@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from yprov.capture import name_of
+from yprov.naming import name_of
 from yprov.placement import Placement
 from yprovd import __version__
 from yprovd.config import PROV_FILE, RUN_FILE, SPOOL_DIR, RunConfig, Settings

@@ -54,9 +54,12 @@ def run(
         "opened_files": opened_files, "hash_limit": hash_limit,
     })
     from yprov.placement import check
-    from yprov.wrapper import Wrapper, find_program
+    from yprov.wrapper import Wrapper, find_program, say
+    from yprovd.ids import unknown_licence
 
     check(settings)
+    if doubt := unknown_licence(settings.licence):
+        say(f"{doubt}; it is recorded as it is")
     find_program(command)
     wrapper = Wrapper(settings, command, root=os.path.abspath(root))
     try:
