@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from yprov.runs import find
+from yprov.runs import ensure_archive, find
 from yprovd.config import RUN_FILE, RunConfig
 from yprovd.errors import YprovError
 from yprovd.swhid import stated_id
@@ -45,6 +45,7 @@ def identify(given: str, directory: str) -> dict[str, Any]:
     from yprovd.stitch.identity import content_id
 
     run_dir = find(given, directory)
+    ensure_archive(run_dir)
     if not (run_dir / _CRATE).is_file():
         raise YprovError(f"`{run_dir}` has no archive yet", hint=f"yprov stitch {run_dir}")
     try:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from yprov.reading_folder import Folder
-from yprov.runs import find, plain, still_going
+from yprov.runs import ensure_archive, find, plain
 from yprovd.config import PROV_FILE, RUN_FILE, RunConfig
 from yprovd.errors import YprovError
 from yprovd.stitch import SERIES_DIR
@@ -267,8 +267,5 @@ def open_run(path: str | os.PathLike[str] = "last", directory: str | os.PathLike
             zipped.close()
             raise
     run_dir = find(given, os.fspath(directory))
-    if not (run_dir / PROV_FILE).is_file():
-        going = (run_dir / RUN_FILE).is_file() and still_going(run_dir, RunConfig.read(run_dir))
-        raise YprovError(f"`{run_dir}` is still going" if going else f"`{run_dir}` was not stitched yet",
-                         hint=f"yprov stitch {'--force ' if going else ''}{run_dir}")
+    ensure_archive(run_dir)
     return RecordedRun(Folder(run_dir))

@@ -132,13 +132,16 @@ def find(given: str, directory: str = "yprov-runs") -> Path:
     if not given:
         raise YprovError("no run was named: the name is empty", hint="yprov show last")
     path = Path(given)
+    if _is_closed(path):
+        raise _closed_to_us(given)
     if (path / RUN_FILE).is_file() or any((path / SPOOL_DIR).glob("*.spool")):
         return path
     if path.is_dir():
         if sub := all_runs(path):
             raise YprovError(f"`{given}` holds {len(sub)} runs and is none itself", hint=f"yprov show {sub[-1]}")
         raise YprovError(f"`{given}` is not a run: it has no {RUN_FILE}", hint="yprov ls")
-    runs = all_runs(Path(directory))
+    closed: list[Path] = []
+    runs = all_runs(Path(directory), closed)
     matching = runs[-1:] if given == "last" else [r for r in runs if given in r.name]
     named = [r for r in matching if given in (r.name, _named(r.name))]
     if len(matching) == 1 or named:
@@ -146,6 +149,8 @@ def find(given: str, directory: str = "yprov-runs") -> Path:
     if matching:
         raise YprovError(f"`{given}` fits {len(matching)} runs: {', '.join(r.name for r in matching[:5])}",
                          hint="type more of the name")
+    if theirs := [p for p in closed if given in p.name]:
+        raise _closed_to_us(str(theirs[-1]))
     if path.is_file():
         raise YprovError(f"`{given}` is a file, and this needs a run's directory",
                          hint=f"unzip -d DIRECTORY {given}" if path.suffix == ".zip" else "yprov ls")
@@ -157,14 +162,37 @@ def _named(directory: str) -> str:
     return directory.partition("-")[2].rpartition("-")[0]
 
 
-def all_runs(directory: Path) -> list[Path]:
-    """The runs in a directory, oldest first (their names begin with the time). Raises YprovError when unreadable."""
+def all_runs(directory: Path, closed: list[Path] | None = None) -> list[Path]:
+    """The runs in a directory, oldest first (their names begin with the time), without those that their owners keep for
+    themselves, as every run is at first: these are put into `closed`. Raises YprovError when unreadable."""
     try:
-        return sorted(p for p in directory.iterdir() if (p / RUN_FILE).is_file())
+        found = sorted(directory.iterdir())
     except FileNotFoundError:
         return []
     except OSError as e:
         raise YprovError(f"cannot read `{directory}`: {e.strerror}") from None
+    theirs = [p for p in found if _is_closed(p)]
+    if closed is not None:
+        closed += theirs
+    return [p for p in found if p not in theirs and (p / RUN_FILE).is_file()]
+
+
+def _is_closed(path: Path) -> bool:
+    """Whether it is a directory that we may not look into."""
+    return os.path.isdir(path) and not os.access(path, os.X_OK)
+
+
+def _closed_to_us(given: str) -> YprovError:
+    return YprovError(f"`{given}` may not be read by you",
+                      hint=f"its owner can allow it: chmod -R g+rX {given}   or  yprov export RUN --to zip")
+
+
+def ensure_archive(run_dir: Path) -> None:
+    """Raises YprovError for a run that has none yet, and says what to type."""
+    if not (run_dir / PROV_FILE).is_file():
+        going = (run_dir / RUN_FILE).is_file() and still_going(run_dir, RunConfig.read(run_dir))
+        raise YprovError(f"`{run_dir}` is still going" if going else f"`{run_dir}` was not stitched yet",
+                         hint=f"yprov stitch {'--force ' if going else ''}{run_dir}")
 
 
 def still_going(run_dir: Path, config: RunConfig) -> bool:

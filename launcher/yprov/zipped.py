@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import lzma
+import os
 import shutil
 import struct
 import zipfile
@@ -21,6 +22,11 @@ from yprovd.errors import YprovError
 #: What `zipfile` raises for a file that is damaged, encrypted (RuntimeError) or unknown (NotImplementedError is one).
 DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_zip(given: str) -> bool:
+    """Whether a RUN of the command line is a zip file, by its name or by what it holds."""
+    return os.path.isfile(given) and (given.endswith(".zip") or zipfile.is_zipfile(given))
 
 
 def refused(path: Path, error: Exception) -> YprovError:

@@ -62,6 +62,8 @@ def main() -> None:
     hold_standard_streams()
     sys.stdout = sys.stdout or io.StringIO()  # None where we were started without one
     sys.stderr = sys.stderr or io.StringIO()
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding has not
     try:
         try:
             app()
@@ -70,9 +72,9 @@ def main() -> None:
     except YprovError as e:
         complain(e)
         sys.exit(getattr(e, "status", 2 if running else 1))
-    except OSError as e:  # what is left: our own output cannot be written
+    except OSError as e:  # what is left: our own output, which has no name, or a file that nobody thought of
         if not isinstance(e, BrokenPipeError):
-            sys.stderr.write(f"error: {e.strerror or e}\n")
+            sys.stderr.write(f"error: {f'`{e.filename}`: ' if e.filename else ''}{e.strerror or e}\n")
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that nothing is written at the end, and fails again
         sys.exit(1)
     except KeyboardInterrupt:

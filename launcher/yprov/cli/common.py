@@ -7,7 +7,6 @@ import math
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,13 +20,13 @@ RunOrZip = Annotated[str, typer.Argument(
     metavar="RUN", help="A run's directory, a part of its name, `last`, or a zip file of it.")]
 
 
-def is_file(run: str) -> bool:
-    """Whether a RUN is the path of a file, such as a zip file of a run."""
-    return run != "last" and Path(run).is_file()
-
-
 def print_json(value: Any) -> None:
-    print(json.dumps(_strict(value), indent=1, ensure_ascii=False, allow_nan=False, default=str))
+    text = json.dumps(_strict(value), indent=1, ensure_ascii=False, allow_nan=False, default=str)
+    try:
+        text.encode("utf-8" if sys.stdout.encoding.lower() == "utf-8" else "ascii")
+    except UnicodeEncodeError:  # another encoding, or a path with a byte that is none of UTF-8: JSON has escapes for it
+        text = json.dumps(_strict(value), indent=1, allow_nan=False, default=str)
+    print(text)
 
 
 def _strict(value: Any) -> Any:

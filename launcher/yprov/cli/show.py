@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
-from yprov.cli.common import Dir, Json, Progress, RunOrZip, complain, is_file, print_json
+from yprov.cli.common import Dir, Json, Progress, RunOrZip, complain, print_json
 from yprovd.errors import YprovError
 
 
@@ -16,8 +17,9 @@ def show(run: RunOrZip = "last", directory: Dir = "yprov-runs", as_json: Json = 
     """
     from yprov.runs import find, view
     from yprov.summary import facts, identifiers, lines
+    from yprov.zipped import is_zip
 
-    seen = view(Path(run) if is_file(run) else find(run, directory))
+    seen = view(Path(run) if is_zip(run) else find(run, directory))
     if as_json:
         print_json({**facts(seen), **identifiers(seen)})
     else:
@@ -32,18 +34,21 @@ def list_runs(directory: Dir = "yprov-runs", as_json: Json = False) -> None:
     Example:  yprov ls --json
     """
     from yprov.runs import all_runs, view
-    from yprov.summary import facts, table
+    from yprov.summary import facts, row, table
 
-    views = []
+    told: list[Any] = []
+    closed: list[Path] = []
     with Progress("reading the runs"):
-        for run_dir in all_runs(Path(directory)):
+        for run_dir in all_runs(Path(directory), closed):
             try:
-                views.append(view(run_dir))
+                told.append((facts if as_json else row)(view(run_dir)))
             except YprovError as e:
                 complain(e)
     if as_json:
-        print_json([facts(v) for v in views])
-    elif views:
-        print("\n".join(table(views)))
+        print_json(told)
+    elif told:
+        print("\n".join(table(told)))
     else:
         print(f"no runs in `{directory}`", file=sys.stderr)
+    if closed:
+        print(f"note: {len(closed)} more may not be read by you", file=sys.stderr)

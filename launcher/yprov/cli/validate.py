@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from yprov.cli.common import Dir, Json, Progress, RunOrZip, is_file, print_json
-from yprovd.errors import YprovError
+from yprov.cli.common import Dir, Json, Progress, RunOrZip, print_json
 
 
 def validate(
@@ -25,15 +23,13 @@ def validate(
 
     Examples:  yprov validate last  |  yprov validate run.zip  |  yprov validate provenance.json
     """
-    from yprov.runs import find
-    from yprovd.config import PROV_FILE
+    from yprov.runs import ensure_archive, find
+    from yprov.zipped import is_zip, unpack
     from yprovd.stitch.validate import FORMATS, validate_file, validate_run
 
     what = Path(run)
-    file = is_file(run)
-    if file and (what.suffix == ".zip" or (what.suffix.lower() not in FORMATS and zipfile.is_zipfile(what))):
-        from yprov.zipped import unpack
-
+    file = run != "last" and what.is_file()
+    if file and what.suffix.lower() not in FORMATS and is_zip(run):
         with Progress("unpacking the archive") as progress, tempfile.TemporaryDirectory(prefix="yprov-") as folder:
             problems = unpack(what, Path(folder))
             progress("checking the archive")
@@ -43,8 +39,7 @@ def validate(
             problems = validate_file(what)
     else:
         what = find(run, directory)
-        if not (what / PROV_FILE).is_file():
-            raise YprovError(f"`{what}` has no archive yet", hint=f"yprov stitch {what}")
+        ensure_archive(what)
         with Progress("checking the archive"):
             problems = validate_run(what)
     if as_json:
