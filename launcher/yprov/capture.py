@@ -60,14 +60,6 @@ def script_of(command: Sequence[str], cwd: Path) -> Path | None:
     return None
 
 
-def name_of(command: Sequence[str]) -> str:
-    """What a run is called when nobody says: its script, else its program."""
-    for word in command:
-        if word.endswith(_SCRIPTS):
-            return Path(word).stem
-    return Path(command[0]).name
-
-
 def user() -> str:
     try:
         return getpass.getuser()
