@@ -106,6 +106,7 @@ def energy_attributes(report: EnergyReport) -> dict[str, Any]:
         "yp:notCovered": lines_of(report.not_covered), "yp:shared": report.shared or None,
         "yp:gpuEnergyJ": report.gpu_energy_j, "yp:gpuEnergyMethod": report.gpu_method if gpus else None,
         "yp:gpuEnergyScope": report.gpu_scope, "yp:gpuCoverage": report.gpu_coverage,
+        "yp:gpuNotCovered": host_list(report.gpus_not_covered),
         "yp:meterCount": len(report.meters), "yp:meters": lines_of(report.meters),
         "yp:energyNotes": lines_of(report.notes), "yp:energyText": _energy_text(report),
     }
@@ -118,7 +119,8 @@ def _energy_text(report: EnergyReport) -> str:
     parts = [f"{report.energy_j:.1f} J, {report.method}, of {_SCOPES.get(report.scope, 'the nodes')}"]
     if report.gpu_energy_j is not None:
         what = "the GPUs and the processors beside them" if report.gpu_scope == "module" else "the GPUs"
-        parts.append(f"{report.gpu_energy_j:.1f} J of it, {report.gpu_method}, are {what}")
+        but = f" (without those of {host_list(report.gpus_not_covered)})" if report.gpus_not_covered else ""
+        parts.append(f"{report.gpu_energy_j:.1f} J of it, {report.gpu_method}, are {what}{but}")
     if report.not_covered:
         parts.append("without " + ", ".join(report.not_covered))
     if report.coverage is not None and report.coverage < 0.995:

@@ -69,7 +69,7 @@ _POSSIBLE: dict[int, _Form] = {
     Kind.FILE: {"context": is_text, "epoch": is_whole},
     Kind.FACTS: {"size": is_whole, "sha256": is_text, "modified_ns": _is_modified, "stored": is_text,
                  "reason": is_text},
-    Kind.LOSS: {"events": is_whole},
+    Kind.LOSS: {"events": is_whole, "rejected": is_whole, "reason": is_text},
 }
 
 
@@ -108,9 +108,9 @@ def opened(event: dict[str, Any]) -> tuple[int, int, str, str, str | None, int |
     return number, parent, kind, str(event["name"]), context, epoch
 
 
-def tally(event: dict[str, Any]) -> tuple[int, int]:
-    """(logged, dropped) of a goodbye. Raises WireError, KeyError."""
-    logged, dropped = event["logged"], event["dropped"]
-    if not is_whole(logged) or not is_whole(dropped):
-        raise WireError(f"no numbers of calls: {logged}, {dropped}")
-    return logged, dropped
+def tally(event: dict[str, Any]) -> tuple[int, int, int]:
+    """(logged, dropped, rejected) of a goodbye. Raises WireError, KeyError."""
+    logged, dropped, rejected = event["logged"], event["dropped"], event.get("rejected", 0)
+    if not is_whole(logged) or not is_whole(dropped) or not is_whole(rejected):
+        raise WireError(f"no numbers of calls: {logged}, {dropped}, {rejected}")
+    return logged, dropped, rejected

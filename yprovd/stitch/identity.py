@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from yprovd.config import PROV_FILE
-from yprovd.stitch import CRATE_FILE, SERIES_DIR
+from yprovd.stitch import CRATE_FILE, PACKED_SERIES, SERIES_DIR
 from yprovd.stitch.contents import Contents, contents_of, is_of_archive
 from yprovd.stitch.entities import path_of_id
 from yprovd.swhid import content_digest, plain_id, stated_id
@@ -34,7 +34,6 @@ find . \( -path ./spool -o -regex '\./\.\(partial-[^/]*\|[^/]*\.tmp\)' \) -prune
   git update-index -z --index-info
 echo "swh:1:dir:$(git write-tree --missing-ok)"; rm -rf "$GIT_DIR"
 """
-_PACKED = f"{SERIES_DIR}.zip"
 
 
 def content_id(run_dir: Path) -> str:
@@ -44,9 +43,9 @@ def content_id(run_dir: Path) -> str:
 
 def _digests(run_dir: Path, found: Contents) -> dict[str, bytes]:
     digests = found.digests()
-    if _PACKED in digests and not (run_dir / SERIES_DIR).exists():  # an unpacked zip file
-        del digests[_PACKED]
-        with zipfile.ZipFile(run_dir / _PACKED) as inner:
+    if PACKED_SERIES in digests and not (run_dir / SERIES_DIR).exists():  # an unpacked zip file
+        del digests[PACKED_SERIES]
+        with zipfile.ZipFile(run_dir / PACKED_SERIES) as inner:
             digests |= _packed(inner)
     return digests
 
@@ -64,7 +63,7 @@ def content_id_of_zip(path: Path) -> str:
             plain = name.removeprefix(top)
             if not name.startswith(top):
                 continue
-            if plain == _PACKED:
+            if plain == PACKED_SERIES:
                 with archive.open(info) as f, zipfile.ZipFile(f) as inner:
                     files |= _packed(inner)
             elif plain.startswith(f"{SERIES_DIR}/") or is_of_archive(plain):

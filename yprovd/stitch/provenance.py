@@ -48,7 +48,7 @@ from yprovd.stitch.record import Record
 from yprovd.stitch.scheduling import attempt_of, job_of
 from yprovd.stitch.sources import add_code
 from yprovd.stitch.states import state_attributes
-from yprovd.stitch.versions import versions_of
+from yprovd.stitch.versions import missing_files, versions_of
 
 if TYPE_CHECKING:
     from yprovd.stitch.series import SeriesInfo
@@ -153,6 +153,7 @@ class _Build:
         ranks = {p.rank for p in processes if p.rank is not None}
         name = str(self.config.get("name") or "run")
         tags = part(self.settings, "tags")
+        missing = missing_files(record.files)
         self.run = self.doc.activity("run", account.begin_ns, account.end_ns, {
             "prov:type": "provml:LearningExecution",  # plain: the Explorer's search reads no typed value of an activity
             "dcterms:type": qname("mls:Run"),
@@ -176,6 +177,10 @@ class _Build:
             "yp:processCount": len(processes),
             "yp:processesWithoutGoodbye": sum(p.logged is None for p in processes),
             "yp:eventsDropped": sum(p.dropped for p in processes),
+            "yp:callsRejected": sum(p.rejected for p in processes) or None,
+            "yp:rejectReason": next((p.reject_reason for p in processes if p.reject_reason), None),
+            "yp:missingFileCount": len(missing) or None,
+            "yp:missingFiles": lines_of(missing),
             "yp:framesLost": record.lost_frames,
             "yp:damagedBytes": record.damaged_bytes,
             "yp:tornBytes": record.torn_bytes,

@@ -70,6 +70,8 @@ def _ordered(frames: Frames) -> Record:
         if source in index:
             process = processes[index[source]]
             process.dropped = max(process.dropped, int(value.get("events") or 0))
+            process.rejected = max(process.rejected, int(value.get("rejected") or 0))
+            process.reject_reason = process.reject_reason or str(value.get("reason") or "")
     return Record(
         run=run,
         end=end_of(frames),
@@ -237,7 +239,7 @@ def _events(
                     where = place(e["context"], e["epoch"])
                     events.append(PointEvent(str(e["name"]), dict(e["attributes"]), *where, p, t + offset))
                 elif kind == "exit":
-                    process.logged, process.dropped = tally(e)
+                    process.logged, process.dropped, process.rejected = tally(e)
             except NONSENSE:
                 frames.damaged += len(to_json(e))
                 continue
@@ -264,6 +266,8 @@ def _files(frames: Frames, index: dict[int, int]) -> list[DeclaredFile]:
             int(v["t"]) + frame.wall_ns - frame.mono_ns,
             about.get("size"), about.get("sha256"), about.get("modified_ns"), about.get("stored"),
             about.get("reason", ""), str(v.get("how") or ""), bool(about.get("masked")),
+            # Seen by the process: it lies where the daemon does not see it. Seen open: it has gone since.
+            bool(about.get("missing")) and not v.get("seen") and not v.get("how"),
         ))
     return out
 

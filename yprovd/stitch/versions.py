@@ -100,10 +100,10 @@ def _skip(left_out: dict[int, int], at: int) -> int:
 def versions_of(files: list[DeclaredFile]) -> tuple[list[list[Version]], int]:
     """Declared files by what they are: a list of versions, in time, for each; and how many versions are left out.
 
-    A model or a dataset is what its name says; any other file is what its path says.
+    A model or a dataset is what its name says; any other file is what its path says. What was not there is none.
     """
     groups: dict[tuple[str, str], _Group] = {}
-    for f in sorted(files, key=lambda f: f.wall_ns):
+    for f in sorted((f for f in files if not f.missing), key=lambda f: f.wall_ns):
         groups.setdefault((f.role, f.name if f.role in NAMED else f.path), _Group()).take(f)
     out: list[list[Version]] = []
     left = MOST_FILES
@@ -115,3 +115,10 @@ def versions_of(files: list[DeclaredFile]) -> tuple[list[list[Version]], int]:
         if kept:
             out.append(kept)
     return out, sum(len(g.versions) for g in groups.values()) - (MOST_FILES - left)
+
+
+def missing_files(files: list[DeclaredFile]) -> list[str]:
+    """`output /data/x: No such file or directory`, for each file that was declared, and was there for nobody."""
+    there = {(f.role, f.path) for f in files if not f.missing}
+    return list(dict.fromkeys(f"{f.role} {f.path}: {f.reason}" for f in sorted(files, key=lambda f: f.wall_ns)
+                              if f.missing and (f.role, f.path) not in there))
