@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 import yprovd.stitch
 from tests.archives import make_run
-from yprovd.stitch import mask_logs, stitch
+from yprovd.stitch import contents, mask_logs, stitch
 from yprovd.stitch.__main__ import main
 from yprovd.stitch.validate import validate_run
 
@@ -115,3 +116,20 @@ def test_a_log_of_which_all_is_done_is_left_alone(tmp_path: Path, looked_to: int
     log.write_text(f"{SECRET} the end.\n")
     mask_logs(tmp_path, {"stdout.log": looked_to})
     assert log.read_text() == f"{'*' * 40 if masked else SECRET} the end.\n"
+
+
+def test_a_stitch_reads_each_file_for_the_crate_and_once_more_to_check_it(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an artifact of 100 GB each time takes minutes."""
+    really, read = contents.hashes, Counter[str]()
+
+    def counted(path: str | Path, most: int | None = None) -> contents.Hashes:
+        read[os.path.relpath(path, run_dir)] += 1
+        return really(path, most)
+
+    (run_dir / "artifacts/large.bin").write_bytes(b"x" * 1000)
+    monkeypatch.setattr(contents, "hashes", counted)
+    stitch(run_dir, keep_spool=False)
+    assert set(read.values()) == {2}
+    assert {"artifacts/large.bin", "prov.json", "series.zarr/zarr.json"} <= set(read)
