@@ -12,6 +12,7 @@ import pytest
 
 import yprovd.stitch
 from tests.archives import make_run
+from yprovd.errors import YprovError
 from yprovd.stitch import contents, mask_logs, stitch
 from yprovd.stitch.__main__ import main
 from yprovd.stitch.validate import validate_run
@@ -45,7 +46,7 @@ def test_a_stitch_killed_while_it_removes_the_spool_leaves_the_archive(
         files[0].unlink()
         raise Killed
 
-    monkeypatch.setattr(yprovd.stitch.shutil, "rmtree", half)
+    monkeypatch.setattr("shutil.rmtree", half)
     with pytest.raises(Killed):
         stitch(run_dir, keep_spool=False)
     monkeypatch.undo()
@@ -82,7 +83,7 @@ def test_the_names_of_the_archive_are_on_disk_before_the_spool_goes(
         done.append("synced" if path == run_dir else "")
         fsync(path)
 
-    monkeypatch.setattr(yprovd.stitch.os, "rename", renamed)
+    monkeypatch.setattr("os.rename", renamed)
     monkeypatch.setattr(yprovd.stitch, "_fsync", synced)
     stitch(run_dir, keep_spool=False)
     assert [d for d in done if d in ("synced", "spool")] == ["synced", "spool", "synced"]
@@ -133,3 +134,17 @@ def test_a_stitch_reads_each_file_for_the_crate_and_once_more_to_check_it(
     stitch(run_dir, keep_spool=False)
     assert set(read.values()) == {2}
     assert {"artifacts/large.bin", "prov.json", "series.zarr/zarr.json"} <= set(read)
+
+
+def test_an_archive_that_does_not_pass_its_own_check_is_there_with_its_fault_and_its_spool(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can be read, and a later yprov can make a better one of the spool."""
+    monkeypatch.setattr("yprovd.stitch.validate.validate_run", lambda path, **more: ["prov.json: a fault of ours"])
+    for name in ("prov.json", "ro-crate-metadata.json"):
+        (run_dir / name).unlink()
+    with pytest.raises(YprovError, match="archive is made, and does not pass .* fault of ours; the spool is kept"):
+        stitch(run_dir, keep_spool=False)
+    monkeypatch.undo()
+    assert list((run_dir / "spool").glob("*.spool"))
+    assert validate_run(run_dir) == []
