@@ -97,6 +97,17 @@ def checked(record: Record) -> dict[str, Any]:
     return doc
 
 
+def test_names_that_no_text_can_hold_are_written_as_escapes(tmp_path: Path) -> None:
+    """The role of a file, which a script chooses, and a host's, of which the run's id is made where it was lost."""
+    run = RunSpool(tmp_path)
+    rank = run.process("n1", rank=0)
+    run.node("n1", []).json(0, Kind.SOURCE, {"role": "node", "host": "n\ud800", "boot_id": "b\ud800", "pid": 5})
+    rank.file(1, "r\ud800", "/o\ud800")
+    doc = checked(run.record())
+    (made,) = [r for r in doc["wasGeneratedBy"].values() if "/o" in r["prov:entity"]]
+    assert made["prov:role"] == "r\\ud800"
+
+
 def test_an_archive_is_made_of_the_rest(tmp_path: Path) -> None:
     run = a_run(tmp_path / "spool")
     rank = run.process("n1", rank=1)

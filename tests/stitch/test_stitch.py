@@ -143,7 +143,7 @@ def test_an_archive_that_does_not_pass_its_own_check_is_there_with_its_fault_and
     monkeypatch.setattr("yprovd.stitch.validate.validate_run", lambda path, **more: ["prov.json: a fault of ours"])
     for name in ("prov.json", "ro-crate-metadata.json"):
         (run_dir / name).unlink()
-    with pytest.raises(YprovError, match="archive is made, and does not pass .* fault of ours; the spool is kept"):
+    with pytest.raises(YprovError, match=r"archive is made, and does not pass .* fault of ours; the spool is kept"):
         stitch(run_dir, keep_spool=False)
     monkeypatch.undo()
     assert list((run_dir / "spool").glob("*.spool"))
