@@ -270,7 +270,7 @@ def test_a_directory_that_may_not_be_written_costs_the_note_only(
     def refused(path: Path, data: bytes) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("yprov.pushing.write_whole", refused)
+    monkeypatch.setattr("yprov.pushed.write_whole", refused)
     told = pusher(store.address)
     assert told["sent"] is True
     assert any(f"--parent {told['pid']}" in line and "Permission denied" in line for line in pusher.lines)

@@ -31,7 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from yprovd.config import COLLECTOR_FILE, KEY_FILE, PROV_FILE, PUSH_FILE, SPOOL_DIR
+from yprovd.config import COLLECTOR_FILE, KEY_FILE, PROV_FILE, PUSH_FILE, PUSH_LOCK, SPOOL_DIR
 from yprovd.stitch import CRATE_FILE, SERIES_DIR
 from yprovd.stitch.agents import add_licence, add_person, add_publisher
 from yprovd.stitch.attribution import Attribution
@@ -80,7 +80,7 @@ def _temporary(name: str) -> bool:
 
 
 #: Entries of a run's directory that are no part of its archive, or are listed in another way.
-NOT_LISTED = {SPOOL_DIR, SERIES_DIR, CRATE_FILE, KEY_FILE, COLLECTOR_FILE, PUSH_FILE, _PLACING_LOG}
+NOT_LISTED = {SPOOL_DIR, SERIES_DIR, CRATE_FILE, KEY_FILE, COLLECTOR_FILE, PUSH_FILE, PUSH_LOCK, _PLACING_LOG}
 
 
 def archive_files(run_dir: Path) -> list[str]:
