@@ -36,8 +36,8 @@ USER, PASSWORD = "ada@example.org", "correct horse/battery&staple"
 @dataclass
 class Fault:
     """What becomes of the next request with this method and this part of a path. `then`: first do what was asked.
-    `reset`: the connection is lost instead of an answer; `torn`: in the middle of one; `silent`: none comes. `early`: the
-    answer comes, and the end, before the request is read. `drip`: an answer whose head comes byte by byte."""
+    `reset`: the connection is lost instead of an answer; `torn`: in the middle of one; `silent`: none comes. `early`:
+    the answer comes, and the end, before the request is read. `drip`: an answer whose head comes byte by byte."""
 
     method: str
     path: str

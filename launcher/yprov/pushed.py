@@ -1,7 +1,7 @@
 """Where a run was published: `.push.json` in its directory, about the archive and no part of it.
 
     {"format": "yprov-push", "version": 1, "pushes": [{"url", "backend", "pid", "version", "parent", "sha256", "time",
-     "artifacts": {path: {"pid", "sha256"}}, "pending": {"sha256", "parent", "since"}}]}
+     "artifacts": {path: {"pid", "sha256"}}, "related": [pid], "pending": {"sha256", "parent", "since"}}]}
 
 One for each service: the last push that arrived, and what was begun and not heard of again. There is no secret in it.
 """
@@ -75,6 +75,11 @@ class Memory:
         value = self._entry.get("artifacts")
         return {k: v for k, v in value.items() if isinstance(v, dict)} if isinstance(value, dict) else {}
 
+    @property
+    def related(self) -> Any:
+        """The artifacts that the service knows to belong to the document: their pids, sorted."""
+        return self._entry.get("related")
+
     def has(self, name: str, sha256: str) -> bool:
         """Whether an artifact was sent as it is now."""
         return self.artifacts.get(name, {}).get("sha256") == sha256
@@ -97,6 +102,9 @@ class Memory:
 
     def remember_artifact(self, name: str, pid: str, sha256: str) -> None:
         self._note({**self._entry, "artifacts": {**self.artifacts, name: {"pid": pid, "sha256": sha256}}})
+
+    def remember_related(self, pids: list[str]) -> None:
+        self._note({**self._entry, "related": pids})
 
     def _note(self, entry: dict[str, Any]) -> None:
         try:

@@ -250,15 +250,14 @@ def _send_artifacts(
     """{path: pid}. What was sent before, as it is now, is not sent again."""
     from yprovd.stitch.crate import file_hash
 
-    new = False
     for number, (name, path) in enumerate(files.items(), 1):
         size, digest = file_hash(path)
         if memory.has(name, digest):
             continue
         web.say(f"sending {web.clean(name)}, {size} bytes ({number} of {len(files)})")
         memory.remember_artifact(name, account(partial(service.upload, path, name, digest)), digest)
-        new = True
     pids = {name: str(memory.artifacts[name]["pid"]) for name in files}
-    if new or published.sent:
+    if memory.related != sorted(pids.values()):
         account(lambda: service.relate(published.pid, list(pids.values())))
+        memory.remember_related(sorted(pids.values()))
     return pids
