@@ -814,6 +814,17 @@ def test_a_silent_service_is_a_timeout(pusher: Pusher, store: StoreServer) -> No
     assert "more than once" in error.hint  # it may be at work on each of them
 
 
+def test_a_service_that_may_have_it_twice_is_warned_of(pusher: Pusher, store: StoreServer) -> None:
+    store.faults.append(Fault("POST", DOC, silent=True))
+    pusher(store.address, timeout_s=0.05)
+    assert [line for line in pusher.lines if line.startswith("warning: it may be there more than once")]
+    change(pusher.run_dir)
+    store.faults.append(Fault("POST", DOC, silent=True, then=True))
+    pusher.lines.clear()
+    assert pusher(store.address, timeout_s=0.05)["version"] == 2
+    assert not [line for line in pusher.lines if "warning" in line]  # it was found, and sent once
+
+
 def test_a_gateway_that_gave_up_is_no_promise_either(pusher: Pusher, store: StoreServer) -> None:
     store.faults += [Fault("POST", DOC, status=504) for _ in range(ATTEMPTS)]
     assert "more than once" in pusher.fails(store.address, "tried 5 times").hint

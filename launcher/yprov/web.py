@@ -102,7 +102,7 @@ class Web:
             self.keep_secret(secret)
 
     def moment(self) -> datetime:
-        """When the service answered last, by its own clock; it is asked for no more than that if it never has."""
+        """When the service answered last, by its own clock: it is asked where it never has."""
         if self._seen_at is None:
             self.call("GET", "/", accept=range(300, 600), signed=False)
         return self._seen_at or datetime.fromtimestamp(self._now_s(), UTC)
@@ -124,21 +124,25 @@ class Web:
         self._warn(url)
         if query:
             url += "?" + urlencode(query, errors="replace")
+        late = False
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 answer = self._once(method, url, body, frozenset(accept), signed)
             except Passing as e:
+                late |= e.late
                 pause = self._pause(e.come_back, attempt)
                 if attempt == ATTEMPTS or pause > LONGEST_PAUSE_S:
                     with contextlib.suppress(YprovError):
                         if unless is not None and (found := unless()) is not None:
                             return found
-                    raise self._given_up(url, e, attempt, pause, unless is not None) from None
+                    raise self._given_up(url, e, attempt, pause, unless is not None, late) from None
                 self.say(f"{method} {self._shown(url)}: {e}; again in {pause:g} s ({attempt + 1} of {ATTEMPTS})")
                 self._sleep(pause)
                 if unless is not None and (found := unless()) is not None:
                     return found
             else:
+                if late and unless is not None:
+                    self.say("warning: it may be there more than once: the service worked for longer than --timeout")
                 return answer
         raise AssertionError("the last attempt returns or raises")
 
@@ -238,12 +242,14 @@ class Web:
             return max(0.0, parsedate_to_datetime(said).timestamp() - self._now_s())
         return float(2 ** (attempt - 1))
 
-    def _given_up(self, url: str, last: Passing, attempt: int, pause: float, looked_for: bool) -> YprovError:
+    def _given_up(
+        self, url: str, last: Passing, attempt: int, pause: float, looked_for: bool, late: bool
+    ) -> YprovError:
         where = self._shown(url)
         hint = "try again later"
         if looked_for:
             hint += "; the next push looks first whether this one arrived"
-        if looked_for and last.late:
+        if looked_for and late:
             hint += ". A service that worked on after each try may have published it more than once"
         if pause > LONGEST_PAUSE_S:
             return YprovError(f"{where}: {last}; it asks to come back in {pause:.0f} s", hint=hint)
