@@ -217,10 +217,9 @@ class Web:
                 answer = Answer(int(response.status), response.headers, self._read(response))
         except (OSError, http.client.HTTPException) as e:
             raise failure_of(e, url, request.host, self._timeout_s, self.clean) from None
-        if self.same_place(url):
-            with contextlib.suppress(TypeError, ValueError):
-                at = parsedate_to_datetime(answer.headers["Date"])
-                self._seen_at = at.replace(tzinfo=at.tzinfo or UTC)
+        with contextlib.suppress(TypeError, ValueError):
+            at = parsedate_to_datetime(answer.headers["Date"])
+            self._seen_at = at.replace(tzinfo=at.tzinfo or UTC)
         return answer
 
     def _read(self, response: Any) -> bytes:
