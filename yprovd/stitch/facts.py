@@ -204,10 +204,10 @@ class Version:
 def versions_of(files: list[DeclaredFile]) -> tuple[list[list[Version]], int]:
     """Declared files by what they are: a list of versions, in time, for each; and how many versions are left out.
 
-    A model or a dataset is what its name says; any other file is what its path says.
+    A model or a dataset is what its name says; any other file is what its path says. What was not there is none.
     """
     groups: dict[tuple[str, str], list[Version]] = {}
-    for f in sorted(files, key=lambda f: f.wall_ns):
+    for f in sorted((f for f in files if not f.missing), key=lambda f: f.wall_ns):
         group = groups.setdefault((f.role, f.name if f.role in NAMED else f.path), [])
         same = next((v for v in reversed(group) if _same(v, f)), None)
         if same is None:
@@ -227,6 +227,13 @@ def versions_of(files: list[DeclaredFile]) -> tuple[list[list[Version]], int]:
         if kept:
             out.append(kept)
     return out, sum(len(g) for g in groups.values()) - (MOST_FILES - left)
+
+
+def missing_files(files: list[DeclaredFile]) -> list[str]:
+    """`output /data/x: No such file or directory`, for each file that was declared, and was there for nobody."""
+    there = {(f.role, f.path) for f in files if not f.missing}
+    return list(dict.fromkeys(f"{f.role} {f.path}: {f.reason}" for f in sorted(files, key=lambda f: f.wall_ns)
+                              if f.missing and (f.role, f.path) not in there))
 
 
 def _same(version: Version, f: DeclaredFile) -> bool:
