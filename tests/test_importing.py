@@ -119,6 +119,42 @@ def test_one_run_that_cannot_be_imported_does_not_keep_the_others_from_it(tmp_pa
     assert "--force" in failed[0].hint
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_run_is_the_same_whatever_is_imported_with_it(tmp_path: Path) -> None:
+    odd = copy_of(NEW, tmp_path)  # "démo_0": of each of the others before it in one way or another
+    (odd / "metrics_GR0" / "loss_TRAINING_None_GR0.csv").unlink()
+    (odd / "prov_other_GR7_0.json").write_text("{")
+    homes = [odd, *(Path(shutil.copytree(FIXTURES / release / "prov" / "démo_0", odd.parent / release[0]))
+                    for release in (TEXT, "2.0.10/csv"))]
+    alone = {done.directory: contents(done.directory) for done in (import_one(home, tmp_path) for home in homes)}
+    assert len(alone) == 3
+    together = list(import_runs([odd.parent], tmp_path / "runs", every=True, force=True))
+    assert {done.directory: contents(done.directory) for done in together} == alone
+    assert [any("is damaged" in note for note in done.notes) for done in together].count(True) == 1
+
+
+def test_a_document_that_is_no_run_is_told_beside_the_runs_and_in_none_of_them(tmp_path: Path) -> None:
+    home = copy_of(NEW, tmp_path)
+    shutil.copytree(FIXTURES / TEXT / "prov" / "démo_0", home.parent / "old_0")
+    (home.parent / "torn_0").mkdir()
+    (home.parent / "torn_0" / "prov_torn_GR0_0.json").write_text('{"prefix": ')
+    failed: list[YprovError] = []
+    made = list(import_runs([home.parent], tmp_path / "runs", every=True, failed=failed.append))
+    assert not [note for done in made for note in done.notes if "torn" in note]
+    assert [str(e) for e in failed] == [
+        f"`{home.parent}`: in `torn_0` `prov_torn_GR0_0.json` is damaged: it is not JSON"]
+    with pytest.raises(YprovError, match="torn_0"):
+        list(import_runs([home.parent], tmp_path / "runs", every=True))
+    merged = scattered(tmp_path / "ranks")[0].parent
+    (merged / "torn_0").mkdir()
+    (merged / "torn_0" / "prov_torn_GR2_0.json").write_text("{")
+    done = import_one(merged, tmp_path / "ranks", merge=True)  # it may be a rank of the one run
+    assert any("`prov_torn_GR2_0.json` is damaged" in note for note in done.notes)
+
+
 def test_the_name_and_the_directory_say_when_and_what_it_was(tmp_path: Path) -> None:
     done = import_one(copy_of(NEW, tmp_path), tmp_path, name="my run")
     assert done.directory.name == f"20251009T085320Z-my-run-{done.run_id[:8]}"

@@ -353,10 +353,11 @@ def import_(
     from dataclasses import asdict
 
     from yprov.importing import import_runs
+    from yprov.importing_work import ended_by_signals
 
     rows = []
     failures: list[YprovError] = []
-    with _Progress("looking for runs") as progress:
+    with ended_by_signals(), _Progress("looking for runs") as progress:
         for done in import_runs(paths, Path(directory), merge=merge, every=every, name=name, time_zone=time_zone,
                                 copy=copy, force=force, keep_spool=keep_spool, failed=failures.append,
                                 progress=progress):

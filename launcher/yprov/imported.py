@@ -152,7 +152,7 @@ class ForeignRun:
 @dataclass
 class Candidate:
     """A run that a reader found. `documents`: rank -> its file; `left`: ranks that left other files only. `begin_ns`,
-    `end_ns`: as the documents tell them, 0 where they do not. `place`: the folder as a person knows it."""
+    `end_ns`: as the documents tell them, 0 where they do not. `place`: the folder as a person knows it. `notes`: what is odd in its folder."""
 
     tool: str
     layout: str
@@ -164,6 +164,7 @@ class Candidate:
     begin_ns: int = 0
     end_ns: int = 0
     place: str = ""
+    notes: Notes = field(default_factory=Notes)
 
     @property
     def ranks(self) -> list[int]:
@@ -181,8 +182,9 @@ class Reader(Protocol):
     TOOL: str
 
     def find(self, folder: Path, notes: Notes) -> list[Candidate]:
-        """The runs in a folder and below, in the order of their names. What looks like a document and is none is
-        noted. Raises YprovError for what cannot be told apart."""
+        """The runs in a folder and below, in the order of their names. What looks like a document and is none is noted
+        by the runs in its folder, and in `notes` where there is none. Raises YprovError for what cannot be told
+        apart."""
 
     def read(self, candidates: list[Candidate], zone: int | None, notes: Notes) -> ForeignRun:
         """One run from one candidate, or from several that are its ranks. `zone`: seconds east of Greenwich, for

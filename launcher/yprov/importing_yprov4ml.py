@@ -40,26 +40,32 @@ _LOOKED_AT = 50
 
 
 def find(folder: Path, notes: Notes) -> list[Candidate]:
-    """The runs in a folder and below, in the order of their names. What looks like a document and is none is noted.
-    Raises YprovError for two documents of one rank."""
+    """The runs in a folder and below, in the order of their names. What looks like a document and is none is noted
+    by the runs in its folder, and in `notes` where there is none. Raises YprovError for two documents of one rank."""
     found: list[Candidate] = []
     for home, names, folders in _walk(folder, _DEPTH):
         groups: dict[tuple[str, str], Candidate] = {}
+        here = Notes()
         for name in names:
             if not (_DOCUMENT.fullmatch(name) or home == folder) or name == "ro-crate-metadata.json":
                 continue
-            document = _load(home / name, notes if _DOCUMENT.fullmatch(name) else Notes())
+            document = _load(home / name, here if _DOCUMENT.fullmatch(name) else Notes())
             if layout := layout_of(document):
                 _place(groups, home / name, document, layout)
             elif document is not None and _DOCUMENT.fullmatch(name):
-                notes.say(f"`{name}` is no document of {TOOL}")
+                here.say(f"`{name}` is no document of {TOOL}")
         left = dict(_left_metrics(home, folders))
         if not groups and left:
             layout = "1.x" if "tmp" in folders else _layout_left(left)
             groups["", ""] = Candidate(TOOL, layout, home, *_named_left(home))
         if len(groups) == 1:
-            run = next(iter(groups.values()))
+            (run,) = groups.values()
             run.left = {rank: files for rank, files in left.items() if rank not in run.documents}
+        for line in here.lines():
+            for run in groups.values():
+                run.notes.say(line)
+            if not groups:
+                notes.say(line if home == folder else f"in `{home.relative_to(folder)}` {line}")
         found += [groups[key] for key in sorted(groups)]
     return found
 
