@@ -26,7 +26,7 @@ from yprov.imported import Columns, Notes, Rank, Series
 from yprov.importing import import_runs
 from yprov.importing_layouts import layout_of, rank_of
 from yprov.importing_table import Table
-from yprov.importing_values import number, time_ns, typed, zone_of
+from yprov.importing_values import number, plain, time_ns, typed, zone_of
 from yprov.runs import all_runs
 from yprovd.errors import YprovError
 from yprovd.stitch.validate import validate_run
@@ -564,7 +564,9 @@ def mutations(draw: st.DrawFn) -> Callable[[Any], Any]:
     """Something else in the place of one value of a document, anywhere in it."""
     path = draw(st.lists(st.integers(0, 40), min_size=1, max_size=5))
     other = draw(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]),
-                           st.just({}), st.just({"$": "x", "type": "xsd:int"}), st.just(["a", 1]),
+                           st.just({}), st.just(["a", 1]),
+                           st.sampled_from([{"$": value, "type": f"xsd:{kind}"} for kind in ("int", "double")
+                                            for value in ("x", float("inf"), float("nan"), 10**400, [1])]),
                            st.sampled_from(["1e400", "-1", "2025-13-40", "0001-01-01T00:00:00", "9" * 400, "../.."])))
 
     def change(value: Any) -> Any:
@@ -645,6 +647,26 @@ def test_values_of_metrics_are_read_however_python_wrote_them(text: str, value: 
     assert number(text) == value
 
 
+@pytest.mark.parametrize(("value", "kind", "read"), [
+    ("5", "int", 5), (5.0, "int", 5), ("0.5", "double", 0.5), (10**400, "int", 10**400), ("1e999", "double", float("inf")),
+    (float("inf"), "int", float("inf")), (10**400, "double", 10**400), ("x", "int", "x"), ([1], "double", [1])])
+def test_a_typed_literal_is_of_its_type_where_that_can_hold_it(value: Any, kind: str, read: Any) -> None:
+    found = plain({"$": value, "type": f"xsd:{kind}"})
+    assert (found, type(found)) == (read, type(read))
+
+
+def test_literals_that_their_types_cannot_hold_are_imported(tmp_path: Path) -> None:
+    home = copy_of("2.0.10/csv", tmp_path)
+    odd = {"a": {"$": float("inf"), "type": "xsd:int"}, "b": {"$": 10**400, "type": "xsd:double"}}
+    edit(home / "prov_démo_GR0_0.json", lambda d: next(
+        record for name, record in d["activity"].items() if name.endswith("Context.TRAINING")).update(odd))
+    done = import_one(home, tmp_path)
+    found = entities(done.directory, "param/")
+    assert found["TRAINING/a"]["prov:value"] == float("inf")
+    assert int(found["TRAINING/b"]["prov:value"]) == 10**400
+    assert validate_run(done.directory) == []
+
+
 @pytest.mark.parametrize("text", ["None", "", " ", "nan"])
 def test_no_value_is_nan(text: str) -> None:
     found = number(text)
@@ -662,7 +684,7 @@ def test_times_are_read_in_their_zone(text: str, zone: int, seconds: float) -> N
 
 @pytest.mark.parametrize(("text", "seconds"), [
     ("CEST+0200", 7200), ("UTC+0000", 0), ("-03:30", -12_600), ("UTC", 0), ("Rome", None), (None, None),
-    ("+9999", None)])
+    ("+9999", None), ("+23:59", 86_340), ("-23:59", -86_340), ("+24:00", None), ("-24:00", None)])
 def test_zones_are_read_as_they_are_named(text: str | None, seconds: int | None) -> None:
     assert zone_of(text) == seconds
 

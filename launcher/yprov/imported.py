@@ -152,7 +152,8 @@ class ForeignRun:
 @dataclass
 class Candidate:
     """A run that a reader found. `documents`: rank -> its file; `left`: ranks that left other files only. `begin_ns`,
-    `end_ns`: as the documents tell them, 0 where they do not. `place`: the folder as a person knows it. `notes`: what is odd in its folder."""
+    `end_ns`: as the documents tell them, 0 where they do not. `place`: the folder as a person knows it. `notes`: what
+    is odd in its folder."""
 
     tool: str
     layout: str

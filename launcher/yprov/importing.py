@@ -203,10 +203,13 @@ def _import(
         return Imported(old, run.run_id, False, source)
     made = Path(tempfile.mkdtemp(prefix="run-", dir=work))
     (made / SPOOL_DIR).mkdir()
-    written, config = write_spool(made, run, _config(run, name, directory), copy=copy, progress=progress)
-    write_config(made, config)
     try:
+        written, config = write_spool(made, run, _config(run, name, directory), copy=copy, progress=progress)
+        write_config(made, config)
         done = stitch(made, keep_spool=keep_spool, progress=progress)
+    except MemoryError:
+        raise YprovError("there is not enough memory for its values",
+                         hint="import it on a node that has more") from None
     except YprovError as e:  # the spool goes, too: what it was made of is there
         raise YprovError(str(e).removesuffix("; the spool is kept"),
                          hint="is there room? otherwise please report it, with the original documents") from e

@@ -22,6 +22,7 @@ from typing import Any
 
 from yprov.imported import Candidate, ForeignRun, Notes, Original, Rank, Series
 from yprov.importing_layouts import layout_of, named, rank_of, run_of, zone_named
+from yprov.importing_paths import inside, weight
 from yprov.importing_series import attributes_of, read_file
 from yprov.importing_values import first, text_of, time_ns
 from yprovd.errors import YprovError
@@ -30,6 +31,8 @@ TOOL = "yProv4ML"
 _DOCUMENT = re.compile(r"prov(?:graph)?_.+_GR\d{1,9}(?:_\d+)?\.json", re.DOTALL)
 _METRICS = re.compile(r"metrics_GR(\d{1,9}|None)")
 _LEFT = re.compile(r"(.*)_GR(\d{1,9}|None)", re.DOTALL)
+#: Bytes of a document that is read: it is in memory as a whole, several times as large.
+_LARGEST = 1 << 30
 #: How deep runs may lie below the folder that is named.
 _DEPTH = 3
 _QUARTER = 900 * 10**9
@@ -54,7 +57,7 @@ def find(folder: Path, notes: Notes) -> list[Candidate]:
                 _place(groups, home / name, document, layout)
             elif document is not None and _DOCUMENT.fullmatch(name):
                 here.say(f"`{name}` is no document of {TOOL}")
-        left = dict(_left_metrics(home, folders))
+        left = dict(_left_metrics(home, folders, here))
         if not groups and left:
             layout = "1.x" if "tmp" in folders else _layout_left(left)
             groups["", ""] = Candidate(TOOL, layout, home, *_named_left(home))
@@ -89,11 +92,18 @@ def _walk(folder: Path, depth: int) -> Iterator[tuple[Path, list[str], list[str]
 
 def _load(path: Path, notes: Notes) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        if (found := inside(path.parent, path)) is None:
+            notes.say(f"`{path.name}` leads out of its folder, and is not read")
+        elif (size := weight(found)) > _LARGEST:
+            notes.say(f"`{path.name}` has {size} bytes: a document of more than {_LARGEST} is not read")
+        else:
+            return json.loads(found.read_bytes())
     except OSError as e:
         notes.say(f"`{path.name}` cannot be read: {e.strerror}")
-    except (ValueError, RecursionError, MemoryError):
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         notes.say(f"`{path.name}` is damaged: it is not JSON")
+    except (ValueError, MemoryError) as e:  # what `weight` says, or a number of more digits than Python reads
+        notes.say(f"`{path.name}` cannot be read: {str(e) or 'there is not enough memory'}")
     return None
 
 
@@ -128,7 +138,7 @@ def _times(document: dict[str, Any], run: dict[str, Any], layout: str) -> tuple[
 # what a killed rank left
 
 
-def _left_metrics(home: Path, folders: Iterable[str]) -> Iterator[tuple[int, list[Path]]]:
+def _left_metrics(home: Path, folders: Iterable[str], notes: Notes) -> Iterator[tuple[int, list[Path]]]:
     of_rank: dict[int, list[Path]] = {}
     for name in folders:
         match = _METRICS.fullmatch(name)
@@ -136,6 +146,9 @@ def _left_metrics(home: Path, folders: Iterable[str]) -> Iterator[tuple[int, lis
             for path in sorted((home / name).iterdir()):
                 stem = _LEFT.fullmatch(path.stem)
                 if stem and path.suffix in (".csv", ".nc", ".zarr"):
+                    if inside(home, path) is None:
+                        notes.say(f"`{name}/{path.name}` leads out of its folder, and is not read")
+                        continue
                     rank = match[1] if match else stem[2]
                     of_rank.setdefault(0 if rank == "None" else int(rank), []).append(path)
     yield from of_rank.items()
