@@ -81,6 +81,22 @@ def test_the_same_run_is_imported_once_and_its_id_is_the_same_anywhere(tmp_path:
     assert tree(first.directory) == before
 
 
+def test_what_was_not_there_when_it_was_imported_is_told(tmp_path: Path) -> None:
+    home = copy_of(NEW, tmp_path)
+    (home / "metrics_GR1").rename(tmp_path / "away")
+    first = import_one(home, tmp_path)
+    assert import_one(home, tmp_path).notes == ()
+    (tmp_path / "away").rename(home / "metrics_GR1")
+    again = import_one(home, tmp_path)
+    assert not again.made
+    assert again.notes == (f"24 metrics were there when it was imported, and 48 are now: yprov import --force {home}",)
+    made = import_one(home, tmp_path, force=True)
+    assert (made.made, made.run_id, made.written.series) == (True, first.run_id, 48)
+    assert import_one(home, tmp_path).notes == ()
+    shutil.rmtree(home / "metrics_GR1")
+    assert import_one(home, tmp_path).notes == ()  # the archive has more
+
+
 def test_force_makes_it_again_with_the_same_bytes(tmp_path: Path) -> None:
     home = copy_of(NEW, tmp_path)
     first = import_one(home, tmp_path)
@@ -435,6 +451,35 @@ def test_a_rank_that_was_killed_leaves_its_metrics_and_the_run_is_incomplete(tmp
     assert validate_run(done.directory) == []
 
 
+def renamed(home: Path, rank: int, to: int) -> None:
+    """The files of a rank are those of another one."""
+    for path in [p for p in home.iterdir() if f"_GR{rank}" in p.name]:
+        for inner in sorted(path.glob("*") if path.is_dir() else ()):
+            inner.rename(inner.with_name(inner.name.replace(f"_GR{rank}", f"_GR{to}")))
+        if path.is_file():
+            path.write_text(path.read_text().replace(f"_GR{rank}", f"_GR{to}"))
+        path.rename(path.with_name(path.name.replace(f"_GR{rank}", f"_GR{to}")))
+
+
+@pytest.mark.parametrize(("places", "told"), [
+    ((0, 3), "ranks 1 to 2"), ((0, 2), "rank 1"), ((1, 3), "ranks 0, 2"), ((0, 999_999_999), "ranks 1 to 999999998")])
+def test_ranks_of_which_there_is_nothing_are_told_and_the_run_is_incomplete(
+    tmp_path: Path, places: tuple[int, int], told: str
+) -> None:
+    home = copy_of(NEW, tmp_path)
+    for rank in (1, 0):
+        if places[rank] != rank:
+            renamed(home, rank, places[rank])
+    done = import_one(home, tmp_path, keep_spool=True)
+    assert done.state == "incomplete"
+    assert [note for note in done.notes if "nothing of" in note] == [f"there is nothing of {told}"]
+    assert {key[0] for key in logged(done.directory)} == set(places)
+    about = attributes(done.directory)
+    assert about["yp:worldSize"] == places[1] + 1
+    assert about["yp:processCount"] == 2
+    assert validate_run(done.directory) == []
+
+
 @pytest.mark.parametrize(("release", "name"), [("3.2.8/nc", "loss"), ("3.2.8/zarr", "loss"),
                                                ("3.2.8/csv", "loss_TRAINING_None"), ("1.0.0/csv", "loss")])
 def test_a_run_of_which_every_rank_was_killed_has_its_metrics(tmp_path: Path, release: str, name: str) -> None:
@@ -648,8 +693,9 @@ def test_values_of_metrics_are_read_however_python_wrote_them(text: str, value: 
 
 
 @pytest.mark.parametrize(("value", "kind", "read"), [
-    ("5", "int", 5), (5.0, "int", 5), ("0.5", "double", 0.5), (10**400, "int", 10**400), ("1e999", "double", float("inf")),
-    (float("inf"), "int", float("inf")), (10**400, "double", 10**400), ("x", "int", "x"), ([1], "double", [1])])
+    ("5", "int", 5), (5.0, "int", 5), ("0.5", "double", 0.5), (10**400, "int", 10**400),
+    ("1e999", "double", float("inf")), (float("inf"), "int", float("inf")), (10**400, "double", 10**400),
+    ("x", "int", "x"), ([1], "double", [1])])
 def test_a_typed_literal_is_of_its_type_where_that_can_hold_it(value: Any, kind: str, read: Any) -> None:
     found = plain({"$": value, "type": f"xsd:{kind}"})
     assert (found, type(found)) == (read, type(read))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -147,6 +148,22 @@ class ForeignRun:
         """From the originals' checksums; of a run that left none, from what its ranks are known by."""
         marks = sorted(o.sha256 for o in self.originals) or sorted(r.key for r in self.ranks)
         return str(uuid.uuid5(_IMPORTS, " ".join(marks)))
+
+    @property
+    def world_size(self) -> int:
+        """How many ranks the run had at least: they count from 0."""
+        return max(r.rank for r in self.ranks) + 1
+
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """(first, last) of the ranks in between of which there is nothing."""
+        present = sorted(r.rank for r in self.ranks)
+        return [(a + 1, b - 1) for a, b in pairwise([-1, *present]) if b - a > 1]
+
+    @property
+    def metrics(self) -> int:
+        """How many metrics there are, those of each rank."""
+        return sum(len(r.series) for r in self.ranks)
 
 
 @dataclass

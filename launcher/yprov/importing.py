@@ -24,7 +24,7 @@ from yprov.importing_spool import Written, write_spool
 from yprov.importing_values import zone_of
 from yprov.importing_work import put_in_place, work_folder
 from yprov.importing_zip import unpack
-from yprov.runs import all_runs, slug_of, write_config
+from yprov.runs import all_runs, slug_of, view, write_config
 from yprovd import __version__
 from yprovd.config import PROV_FILE, SPOOL_DIR, RunConfig, Settings
 from yprovd.errors import YprovError
@@ -200,7 +200,11 @@ def _import(
     source = f"{run.tool} {run.layout}"
     old = _known(directory, run.run_id)
     if old is not None and not force:
-        return Imported(old, run.run_id, False, source)
+        before = view(old).run.get("originalMetrics")
+        more = isinstance(before, int) and before < run.metrics  # the id is that of the documents
+        return Imported(old, run.run_id, False, source, notes=(
+            f"{before} metrics were there when it was imported, and {run.metrics} are now: "
+            f"yprov import --force {lot.candidates[0].place}",) if more else ())
     made = Path(tempfile.mkdtemp(prefix="run-", dir=work))
     (made / SPOOL_DIR).mkdir()
     try:

@@ -9,6 +9,7 @@ One file, `spool/import.spool`. Every source has one clock, the wall clock. The 
     documents [{path, sha256, bytes, rank, about {...}}, ...]   `path` within the run's directory
     sources [[context or null, metric, source], ...]            where a metric's values came from, if that is told
     copied_from {path: path}        files that are copies
+    metrics                         how many there were, those of each rank
 
 Nothing in it depends on when or where it is imported but `from`: the same originals in the same place give the same
 archive. What has no time of its own has that of the rank: inputs its begin, outputs its end, values the first logging
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yprov.imported import ForeignFile, ForeignRun, Notes, Rank
+from yprov.imported import ForeignFile, ForeignRun, Rank
 from yprov.importing_files import Artifacts
 from yprov.importing_table import ROWS, Table
 from yprovd.config import SPOOL_DIR, RunConfig
@@ -69,7 +70,7 @@ def write_spool(
         sources: dict[tuple[str | None, str], list[str]] = {}
         for rank in run.ranks:
             progress(f"reading rank {rank.rank}")
-            it = _RankWriter(rank, writer, clock, run.notes, artifacts, copy=copy, alone=len(run.ranks) == 1)
+            it = _RankWriter(rank, run, writer, clock, artifacts, copy=copy)
             it.write(progress)
             written.series += len(rank.series)
             written.values += it.values
@@ -96,12 +97,13 @@ def write_spool(
                     "from": run.places, "documents": documents,
                     "sources": [[c, n, ", ".join(told)] for (c, n), told in sources.items() if told],
                     "copied_from": {f.path: f.copied_from for r in run.ranks for f in r.files if f.copied_from},
+                    "metrics": run.metrics,
                 },
             }),
             *(launcher.json(Kind.NOTE, {"text": text, "t": begin}) for text in run.notes.lines()),
         ]
         clock.ns = end
-        if all(r.ended for r in run.ranks):
+        if all(r.ended for r in run.ranks) and not run.missing:
             frames.append(launcher.json(Kind.END, {
                 "state": "completed", "ended_ns": end,
                 "reason": f"{run.tool} wrote its documents; how the program ended is not in them"}))
@@ -119,11 +121,11 @@ class _RankWriter:
     """The frames of one process, as its client and its daemon would have made them."""
 
     def __init__(
-        self, rank: Rank, writer: SpoolWriter, clock: _Clock, notes: Notes, artifacts: Artifacts, *, copy: bool,
-        alone: bool,
+        self, rank: Rank, run: ForeignRun, writer: SpoolWriter, clock: _Clock, artifacts: Artifacts, *, copy: bool,
     ) -> None:
-        self.rank, self._writer, self._clock, self._notes = rank, writer, clock, notes
-        self._artifacts, self._copy, self._alone = artifacts, copy, alone
+        self.rank, self._writer, self._clock, self._notes = rank, writer, clock, run.notes
+        self._artifacts, self._copy, self._alone = artifacts, copy, len(run.ranks) == 1
+        self._world_size = run.world_size
         self._packer = Packer(_source_of(f"{rank.key} {rank.rank}"), clock)
         self.values = 0
 
@@ -138,7 +140,8 @@ class _RankWriter:
         rank.end_ns = max(rank.end_ns or end, rank.begin_ns)
         self._clock.ns = rank.begin_ns
         # No pid is known, nor when the process was started: `start` tells the ranks of a host apart.
-        about = {"role": "process", "host": rank.host, "boot_id": "", "pid": 0, "start": rank.rank, "rank": rank.rank}
+        about = {"role": "process", "host": rank.host, "boot_id": "", "pid": 0, "start": rank.rank, "rank": rank.rank,
+                 "world_size": self._world_size}
         if rank.python:
             about["python"] = rank.python
         self._json(Kind.SOURCE, about)

@@ -38,6 +38,8 @@ _DEPTH = 3
 _QUARTER = 900 * 10**9
 #: So near to a quarter of an hour must the offset of a clock be to be one.
 _NEAR = 60 * 10**9
+#: Gaps between ranks that a note lists.
+_SHOWN = 12
 #: Metrics that are looked at for one with times, where a document names no time zone.
 _LOOKED_AT = 50
 
@@ -208,7 +210,12 @@ def read(candidates: list[Candidate], zone: int | None, notes: Notes) -> Foreign
     ranks.sort(key=lambda r: r.rank)
     head = candidates[0]
     name = f"{head.experiment}_{head.run_id}" if head.run_id else head.experiment or head.folder.name
-    return ForeignRun(TOOL, head.layout, name, [c.place for c in candidates], originals, ranks, notes)
+    run = ForeignRun(TOOL, head.layout, name, [c.place for c in candidates], originals, ranks, notes)
+    if gaps := run.missing:
+        listed = ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in gaps[:_SHOWN])
+        notes.say(f"there is nothing of {'rank' if gaps == [(gaps[0][0],) * 2] else 'ranks'} {listed}"
+                  + (" and others" if len(gaps) > _SHOWN else ""))
+    return run
 
 
 def _zone(document: dict[str, Any], it: Candidate, zone: int | None, key: str, notes: Notes) -> int:
