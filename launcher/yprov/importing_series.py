@@ -13,6 +13,7 @@ bytes can is not read.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -187,10 +188,21 @@ def _integers(texts: list[str], label: str, notes: Notes) -> npt.NDArray[Any]:
     try:
         return np.array(texts, dtype=np.int64)
     except (ValueError, OverflowError):
-        found = [number(text) for text in texts]
-    whole = [int(v) if v is not None and v == v and abs(v) < 2**62 and v == int(v) else NO_STEP for v in found]
-    notes.count("steps or times are no whole numbers and are left out", label, whole.count(NO_STEP))
-    return np.array(whole, dtype=np.int64)
+        found = [_whole(text) for text in texts]
+    notes.count("steps or times are no whole numbers and are left out", label, found.count(None))
+    return np.array([NO_STEP if n is None else n for n in found], dtype=np.int64)
+
+
+def _whole(text: str) -> int | None:
+    """What a text says of a whole number within 64 bits; None for anything else."""
+    try:
+        n = int(text)
+    except ValueError:
+        value = number(text)
+        if value is None or not math.isfinite(value) or value != int(value):
+            return None
+        n = int(value)
+    return n if -2**63 <= n < 2**63 else None
 
 
 def _columns(
