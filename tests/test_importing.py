@@ -695,7 +695,7 @@ def test_values_of_metrics_are_read_however_python_wrote_them(text: str, value: 
 @pytest.mark.parametrize(("value", "kind", "read"), [
     ("5", "int", 5), (5.0, "int", 5), ("0.5", "double", 0.5), (10**400, "int", 10**400),
     ("1e999", "double", float("inf")), (float("inf"), "int", float("inf")), (10**400, "double", 10**400),
-    ("x", "int", "x"), ([1], "double", [1])])
+    ("x", "int", "x"), ([1], "double", [1])], ids=range(9))
 def test_a_typed_literal_is_of_its_type_where_that_can_hold_it(value: Any, kind: str, read: Any) -> None:
     found = plain({"$": value, "type": f"xsd:{kind}"})
     assert (found, type(found)) == (read, type(read))

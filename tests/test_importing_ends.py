@@ -32,7 +32,7 @@ def cut_at_rename(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseExcep
         if now:
             raise error
 
-    monkeypatch.setattr("yprov.importing_work.os.rename", rename)
+    monkeypatch.setattr(os, "rename", rename)
 
 
 @pytest.mark.parametrize("done", [False, True])
@@ -58,13 +58,21 @@ def test_a_replacement_that_is_cut_leaves_the_one_run_or_the_other(
     assert (old / "prov.json").read_text() == ("new" if (number, done) >= (2, True) else "old")
 
 
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("end", ["source", "target"])
 def test_ctrl_c_during_force_keeps_the_run_that_was_imported_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     home = copy_of(NEW, tmp_path)
     first = import_one(home, tmp_path)
-    cut_at_rename(monkeypatch, number, KeyboardInterrupt(), done=False)
+    real, cut = os.rename, iter([True])
+
+    def rename(source: Path, target: Path) -> None:
+        """Cut at the first rename out of the place of the runs, or into it."""
+        if Path(source if end == "source" else target).parent == tmp_path / "runs" and next(cut, False):
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
     with pytest.raises(KeyboardInterrupt):
         import_one(home, tmp_path, force=True)
     monkeypatch.undo()

@@ -123,9 +123,8 @@ class _RankWriter:
     def __init__(
         self, rank: Rank, run: ForeignRun, writer: SpoolWriter, clock: _Clock, artifacts: Artifacts, *, copy: bool,
     ) -> None:
-        self.rank, self._writer, self._clock, self._notes = rank, writer, clock, run.notes
-        self._artifacts, self._copy, self._alone = artifacts, copy, len(run.ranks) == 1
-        self._world_size = run.world_size
+        self.rank, self._run, self._writer, self._clock = rank, run, writer, clock
+        self._notes, self._artifacts, self._copy = run.notes, artifacts, copy
         self._packer = Packer(_source_of(f"{rank.key} {rank.rank}"), clock)
         self.values = 0
 
@@ -140,8 +139,9 @@ class _RankWriter:
         rank.end_ns = max(rank.end_ns or end, rank.begin_ns)
         self._clock.ns = rank.begin_ns
         # No pid is known, nor when the process was started: `start` tells the ranks of a host apart.
-        about = {"role": "process", "host": rank.host, "boot_id": "", "pid": 0, "start": rank.rank, "rank": rank.rank,
-                 "world_size": self._world_size}
+        about = {"role": "process", "host": rank.host, "boot_id": "", "pid": 0, "start": rank.rank, "rank": rank.rank}
+        if self._run.missing:  # else the ranks that are there tell it
+            about["world_size"] = self._run.world_size
         if rank.python:
             about["python"] = rank.python
         self._json(Kind.SOURCE, about)
@@ -201,7 +201,7 @@ class _RankWriter:
         rank = self.rank
         t = file.time_ns or (rank.begin_ns if file.role in ("input", "dataset", "code") else rank.end_ns)
         # Ranks call their models alike; those of another rank are no later versions of them.
-        name = file.name if self._alone or file.role != "model" else f"{file.name}-GR{rank.rank}"
+        name = file.name if len(self._run.ranks) == 1 or file.role != "model" else f"{file.name}-GR{rank.rank}"
         self._clock.ns = min(max(t, rank.begin_ns), rank.end_ns)
         self._json(Kind.FILE, {"t": t, "role": file.role, "path": file.path, "name": name, "context": file.context,
                                "epoch": None, "copy": self._copy})
