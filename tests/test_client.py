@@ -23,7 +23,7 @@ NOBODY = "/tmp/yprov-nobody-is-here.sock"
 def complete(said: Said) -> Said:
     """Everything that the process logged arrived, and it said goodbye."""
     assert said.exit is not None
-    assert (said.exit["logged"], said.exit["dropped"]) == (said.arrived, 0)
+    assert (said.exit["logged"], said.exit["dropped"], said.exit["rejected"]) == (said.arrived, 0, 0)
     assert said.seqs == list(range(len(said.seqs)))
     return said
 
@@ -211,8 +211,9 @@ for value in bad:
     assert repr(said.values) == repr([float(x) for x in expected])
     assert [row.step for row in said.metrics] == list(range(len(expected)))
     assert said.exit is not None
-    assert (said.exit["logged"], said.exit["dropped"]) == (len(expected), 10)
-    assert said.losses[-1]["events"] == 10
+    assert (said.exit["logged"], said.exit["dropped"], said.exit["rejected"]) == (len(expected), 0, 10)
+    assert {k: said.losses[-1][k] for k in ("events", "rejected", "reason")} == {
+        "events": 0, "rejected": 10, "reason": "log_metric('bad'): not a number: '3'"}
     assert done.stdout == ""
     assert done.stderr == "yprov: log_metric('bad') was not recorded: not a number: '3'\n"  # once
 
@@ -282,7 +283,7 @@ yprov.log_metric("after", 3)
     assert said.values == [1, 2, 3]
     assert [(row.context, row.epoch) for row in said.metrics] == [(None, None)] * 3
     assert said.exit is not None
-    assert (said.exit["logged"], said.exit["dropped"]) == (3, 19)
+    assert (said.exit["logged"], said.exit["dropped"], said.exit["rejected"]) == (3, 0, 19)
     assert done.stdout == ""
     topics = [line.split("(")[0].split(" was")[0] for line in done.stderr.splitlines()]
     assert len(topics) == len(set(topics))
@@ -490,6 +491,26 @@ with yprov.context("training"), yprov.epoch(2):
     assert {(f["context"], f["epoch"]) for f in said.files} == {("training", 2)}
 
 
+def test_a_file_that_the_script_says_to_have_made_and_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    code = """
+import os, sys, yprov
+os.chdir(sys.argv[1])
+open("there.txt", "w").close()
+yprov.log_artifact("there.txt")
+yprov.log_artifact("forgotten.txt")
+yprov.log_model("net", "forgotten.pt")
+yprov.log_input("never.csv")
+yprov.log_input("\\0")
+yprov.log_artifact("s3://bucket/there")
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint, str(tmp_path))
+        said = complete(listener.only())
+    assert done.stdout == ""
+    assert done.stderr == f"yprov: there is no `{tmp_path}/forgotten.txt`: it is recorded as declared, and missing\n"
+    assert [f.get("seen", False) for f in said.files] == [True, False, False, False, False, False]
+
+
 def test_a_process_says_who_it_is_and_which_rank() -> None:
     code = "import yprov, os; yprov.log_metric('a', 1); print(os.getpid())"
     torchrun = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "SLURM_PROCID": "0"}
@@ -524,8 +545,7 @@ threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
 def test_a_full_queue_is_counted_and_said_once() -> None:
     code = """
 import sys, yprov
-sys.modules["yprov.client"].QUEUE_LIMIT = 100
-client = sys.modules["yprov.client"].client
+sys.modules["yprov.client"].client.limit = 100
 sys.setswitchinterval(1000)  # nobody empties the queue while we fill it
 for k in range(1000):
     yprov.log_metric("m", k)
@@ -589,7 +609,9 @@ for k in range(2000):
     assert [e["attributes"]["k"] for e in said.of("event")] == list(range(20))
     assert said.values == list(range(2000))
     assert said.exit is not None
-    assert (said.exit["logged"], said.exit["dropped"]) == (2020, 1)
+    assert (said.exit["logged"], said.exit["dropped"], said.exit["rejected"]) == (2020, 0, 1)
+    assert said.losses[-1]["rejected"] == 1
+    assert said.losses[-1]["reason"].startswith("'too long': a payload of 20")
     assert said.seqs == list(range(len(said.seqs)))
     assert done.stderr == "yprov: 1 events were not recorded: they cannot be written\n"
 
@@ -622,7 +644,7 @@ def test_a_parameter_of_a_role_that_there_is_not_is_told_and_counted() -> None:
                            "not `both`\n")
     assert said.of("param") == []
     assert said.exit is not None
-    assert said.exit["dropped"] == 1
+    assert (said.exit["dropped"], said.exit["rejected"]) == (0, 1)
 
 
 # -- how it ends -------------------------------------------------------------------------------------------------------
@@ -710,7 +732,7 @@ print(time.perf_counter() - t)
 def test_a_signal_handler_of_the_script_may_log() -> None:
     code = """
 import os, signal, sys, yprov
-sys.modules["yprov.client"].QUEUE_LIMIT = 50  # so that the rare paths are taken too
+sys.modules["yprov.client"].client.limit = 50  # so that the rare paths are taken too
 signal.signal(signal.SIGALRM, lambda *_: (yprov.event("alarm"), yprov.log_metric("m", "bad")))
 signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
 for k in range(20_000):
@@ -723,6 +745,162 @@ print("done")
         said = listener.only()
     assert said.exit is not None
     assert said.exit["logged"] == said.arrived
+
+
+def test_a_signal_handler_may_flush_wherever_it_interrupts_the_program() -> None:
+    code = """
+import os, signal, time, yprov
+calls = 0
+def handler(*_):
+    global calls
+    calls += 1
+    yprov.log_metric("s", calls)
+    yprov.flush(1)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005)
+signal.signal(signal.SIGALRM, handler)
+yprov.log_metric("m", 0)
+signal.setitimer(signal.ITIMER_REAL, 0.0005)
+end = time.monotonic() + 1
+while time.monotonic() < end:
+    yprov.flush(0.05)
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(calls > 3, yprov.flush(10))
+"""
+    with Listener() as listener:
+        assert run_script(code, listener.endpoint).stdout == "True True\n"
+        complete(listener.only())
+
+
+def test_a_handler_of_the_end_that_comes_after_ours_may_be_the_first_to_log() -> None:
+    code = """
+import atexit
+atexit.register(lambda: (yprov.log_metric("m", 1), print(yprov.flush(10))))
+import yprov
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        assert (done.stdout, done.stderr) == ("True\n", "")
+        assert listener.only().values == [1]
+
+
+@pytest.mark.parametrize("before", ["", "import threading", "yprov.log_metric('m', 1)"])
+def test_a_finalizer_that_runs_after_the_programs_end_is_told_so_once(before: str) -> None:
+    code = f"""
+import yprov
+class Last:
+    def __del__(self):
+        yprov.log_metric("m", 2)
+        yprov.log_param("p", object())
+        assert yprov.flush(5) is False
+last = Last()
+{before}
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        heard = [complete(said).values for said in listener.heard()]
+    assert heard == ([[1]] if "log_metric" in before else [])
+    assert (done.stdout, done.stderr) == ("", "yprov: what is logged after the program's end is not recorded\n")
+
+
+def test_a_finalizer_that_runs_in_our_thread_does_not_wait_for_it() -> None:
+    code = """
+import gc, sys, time, yprov, yprov.shipping
+receive = yprov.shipping.Shipper.receive
+class Cycle:
+    def __init__(self): self.me = self
+    def __del__(self):
+        yprov.log_metric("gone", 1)
+        took.append(time.perf_counter())
+        assert yprov.flush(30) is False  # nobody else could send
+        took.append(time.perf_counter())
+def collecting(self, timeout_ms):
+    if not took:
+        Cycle()
+        gc.collect()
+    receive(self, timeout_ms)
+took = []
+yprov.shipping.Shipper.receive = collecting
+yprov.log_metric("m", 1)
+assert yprov.flush(10) is True
+print(took[1] - took[0] < 1)
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        assert complete(listener.only()).values == [1, 1]
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_without_a_thread_to_be_had_the_last_words_are_sent_at_the_end(later: bool) -> None:
+    code = f"""
+import threading, yprov
+real = threading._start_new_thread
+def refused(*_):
+    raise RuntimeError("can't start new thread")
+threading._start_new_thread = refused
+yprov.log_metric("m", 1)
+yprov.log_metric("m", "x")
+assert yprov.flush(0.01) is False
+if {later}:
+    threading._start_new_thread = real
+    yprov.log_metric("m", 2)
+    assert yprov.flush(10) is True
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        said = listener.only()
+    assert said.values == ([1, 2] if later else [1])
+    assert said.exit is not None
+    assert (said.exit["logged"], said.exit["dropped"], said.exit["rejected"]) == (len(said.values), 0, 1)
+    assert done.stderr == "yprov: log_metric('m') was not recorded: not a number: 'x'\n"
+
+
+def test_a_failure_of_our_thread_is_a_sentence_and_no_traceback() -> None:
+    code = """
+import yprov, yprov.shipping
+def broken(self, timeout_ms):
+    raise ValueError("broken")
+yprov.shipping.Shipper.receive = broken
+yprov.log_metric("m", 1)
+assert yprov.flush(10) is False
+yprov.log_metric("m", 2)
+print("went on")
+"""
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+    assert (done.stdout, done.stderr) == (
+        "went on\n", "yprov: the rest of this process is not recorded: ValueError: broken\n")
+
+
+def test_an_interrupt_while_the_last_words_are_waited_for_ends_the_program_without_a_traceback() -> None:
+    code = """
+import os, signal, threading, yprov
+import yprov.shipping
+def wait(self, timeout_s):
+    os.kill(os.getpid(), signal.SIGINT)  # the program is at its end, and waits for us
+    threading.Event().wait(30)
+yprov.shipping.Shipper.wait = wait
+yprov.log_metric("m", 1)
+"""
+    with Listener(acknowledge=False) as listener:
+        began = time.monotonic()
+        done = run_script(code, listener.endpoint)
+        assert time.monotonic() - began < 20
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_what_takes_too_long_at_the_end_is_said() -> None:
+    code = """
+import threading, yprov
+import yprov.shipping
+yprov.shipping.Shipper.wait = lambda self, timeout_s: threading.Event().wait(30)
+yprov.log_metric("m", 1)
+"""
+    with Listener() as listener:
+        began = time.monotonic()
+        done = run_script(code, listener.endpoint)
+        assert time.monotonic() - began < 15
+    assert (done.stdout, done.stderr) == ("", "yprov: the last events could not be sent within 2 s\n")
 
 
 def test_a_killed_program_leaves_what_it_sent() -> None:

@@ -104,6 +104,7 @@ def test_what_cannot_be_looked_at_is_a_fact_with_a_reason_and_the_next_one_is_lo
 ) -> None:
     bad, good = looked_at(tmp_path, {"path": str(tmp_path / name), "copy": True}, {"path": str(model)})
     assert reason in bad["reason"]
+    assert bad.get("missing", False) is (reason.startswith(("No such file", "Not a directory")))
     assert "sha256" not in bad
     assert "sha256" in good
 

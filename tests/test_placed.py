@@ -168,7 +168,7 @@ def test_what_is_left_of_a_connection_that_was_made_anew_is_no_node(tmp_path: Pa
         eventually(lambda: collector.receiver.socket.poll(10))
         sender.reconnect()
         eventually(lambda: (collector._turn(wait_ms=10), sender.receive(10)) and not sender.waiting)
-        assert collector.nodes == {b"node-1"}
+        assert collector.roll.nodes == {b"node-1"}
     finally:
         sender.close()
         collector.receiver.close()

@@ -90,6 +90,26 @@ def test_what_was_run_and_with_what_is_told() -> None:
                     "energy_j": 80.0}
 
 
+def test_what_was_declared_and_not_there_is_told_and_is_no_made_file() -> None:
+    told = view()
+    run = {**told.run, "missingFileCount": 5, "missingFiles": "output /a: No such file\nmodel /b: No such file\n"
+           "output /c: No such file\noutput /d: No such file\noutput /e: No such file"}
+    told = replace(told, run=run)
+    assert line(told, "missing") == ("output /a: No such file; model /b: No such file; output /c: No such file; "
+                                     "and 2 more")
+    assert facts(told)["missing_files"]["count"] == 5
+    assert not any(text.startswith("  missing") for text in lines(view()))
+
+
+def test_rejected_calls_are_told_with_the_first_reason_and_are_not_lost() -> None:
+    told = view()
+    told = replace(told, run={**told.run, "callsRejected": 2, "rejectReason": "log_metric('m'): not a number: 'x'",
+                              "framesLost": 0, "eventsDropped": 0, "damagedBytes": 0})
+    assert line(told, "rejected") == "2 calls of yprov, the first: log_metric('m'): not a number: 'x'"
+    assert not any(text.startswith("  lost") for text in lines(told))
+    assert facts(told)["rejected"] == {"calls": 2, "reason": "log_metric('m'): not a number: 'x'"}
+
+
 def test_many_parameters_and_long_values_stay_on_a_line() -> None:
     told = view()
     for i in range(20):

@@ -12,19 +12,20 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from yprovd.clock import SystemClock
+from yprovd.closing import ReadyStitch
 from yprovd.config import COLLECTOR_FILE, KEY_FILE, SPOOL_DIR, RunConfig
 from yprovd.ending import CollectorVigil
 from yprovd.errors import SpoolFull
 from yprovd.inquiry import ANSWER_S
 from yprovd.processes import about_source
 from yprovd.rendezvous import addresses, announce, announce_end, has_ended, read_keys
+from yprovd.roll import Roll
 from yprovd.spool import SpoolWriter
 from yprovd.transport import DATA, GOODBYE, QUESTION, REPLY, STOP, Message, Receiver, ipc, wait_readable
 from yprovd.wire import Kind, Packer, new_source
@@ -36,8 +37,6 @@ SYNC_S = 0.2
 FINISH_S = 35.0
 #: Within this time after our start every node that is there has been heard (`yprovd.node.HELLO_S`).
 HEARD_S = 3.0
-#: A node that has not said anything for so long is not waited for.
-SILENT_S = 6.0
 #: For so long after the start a stitch is kept ready.
 EARLY_STITCH_S = 3.0
 #: How long the launcher may take to say goodbye once the nodes have.
@@ -56,9 +55,7 @@ class Collector:
         self.vigil: CollectorVigil | None = None
         self.looked_at = 0.0
         self.end_written = False
-        self.busy: dict[bytes, int] = {}    # processes of the job, by node, once they are asked for
-        self.hosts: dict[bytes, str] = {}
-        self.heard: dict[bytes, float] = {}
+        self.roll = Roll()
         if self.config.nodes:
             self.vigil = CollectorVigil(self.config)
             self.receiver = self._listen()
@@ -66,16 +63,16 @@ class Collector:
             self.lifeline = lifeline
             self.receiver = Receiver(ipc(os.path.join(self.config.runtime_dir, "collector.sock")))
         self.spool = SpoolWriter(run_dir / SPOOL_DIR / f"collector-{os.getpid()}.spool")
-        self.nodes: set[bytes] = set()      # who sent data
-        self.gone: set[bytes] = set()       # and said goodbye
         self.launcher: bytes | None = None  # who asked us to finish
         self.unsynced: list[tuple[bytes, int]] = []
         self.synced_at = 0.0
         self.full = False
         self.finish = self.launcher_gone = self.terminated = self.given_up = False
-        # A stitch needs a third of a second to load numpy and zarr. For a command that is over in a moment it is loaded
-        # from the start; a longer run does not pay for it with memory.
-        self.stitch: subprocess.Popen[bytes] | None = None if self.vigil else _start_stitch(run_dir)
+        # For a command that is over in a moment it is loaded from the start; a longer run does not pay for it with
+        # memory.
+        self.stitch = ReadyStitch(run_dir)
+        if self.vigil is None:
+            self.stitch.start()
         self.started = time.monotonic()
 
     def _listen(self) -> Receiver:
@@ -107,7 +104,7 @@ class Collector:
         if (self.terminated and not self.launcher_gone) or self.given_up:
             self._sync()
             self.spool.close()
-            self._drop_stitch()
+            self.stitch.drop()
             return 0  # the launcher is there and starts another one, or has long done so
         return self._finish()
 
@@ -116,17 +113,11 @@ class Collector:
         if self.vigil is not None:
             near = self.vigil.term_at is not None
         else:
-            near = self.stitch is not None and time.monotonic() <= self.started + EARLY_STITCH_S
-        if near and self.stitch is None:
-            self.stitch = _start_stitch(self.run_dir, urgent=True)
-        elif not near:
-            self._drop_stitch()
-
-    def _drop_stitch(self) -> None:
-        if self.stitch is not None:
-            self.stitch.kill()
-            self.stitch.wait()
-            self.stitch = None
+            near = bool(self.stitch) and time.monotonic() <= self.started + EARLY_STITCH_S
+        if near:
+            self.stitch.start(urgent=True)
+        else:
+            self.stitch.drop()
 
     def _on_term(self, _signum: int, _frame: object) -> None:
         if self.vigil is not None:
@@ -141,14 +132,11 @@ class Collector:
             _log("the launcher could not reach us, and does without us")
             self.given_up = True
             return
-        recent = self.looked_at - SILENT_S
-        here = {n for n in self.nodes - self.gone if self.heard.get(n, 0.0) > recent}  # the dead do not answer
         if vigil.orphaned:
-            for node in here:
+            for node in self.roll.lively():
                 self.receiver.control(node, QUESTION, {})
-        known = set(self.busy) >= here
         was_orphaned = vigil.orphaned
-        if vigil.look(sum(self.busy[n] for n in here) if known else None):
+        if vigil.look(self.roll.busy()):
             _log("the job is over" if vigil.orphaned else "the time of the job is up")
             self.launcher_gone = True
         if vigil.orphaned and not was_orphaned:
@@ -161,7 +149,7 @@ class Collector:
         end = None if self.end_written else vigil.end(lost)
         if end is not None and self._write([self.packer.json(Kind.END, end)]):
             self.end_written = True
-            for node in self.nodes - self.gone:  # so that not every node asks
+            for node in self.roll.here:  # so that not every node asks
                 self.receiver.control(node, QUESTION, {"ends": [end["state"], end["reason"]]})
             _log(f"the scheduler ends the job: {end['state']} ({end['reason']})")
             self._sync()
@@ -171,9 +159,7 @@ class Collector:
         if self.config.job.get("het_job_id"):
             return ""  # the answer names the nodes of one component
         there = set(vigil.inquiry.facts.get("nodes") or self.config.nodes)
-        recent = time.monotonic() - SILENT_S
-        silent = {self.hosts[n] for n in self.nodes - self.gone if n in self.hosts and self.heard.get(n, 0.0) < recent}
-        return min(silent - there, default="")
+        return min(self.roll.silent_hosts() - there, default="")
 
     def _turn(self, wait_ms: int = 500) -> None:
         """One round: wait, append what came, sync and acknowledge when it is time."""
@@ -197,18 +183,18 @@ class Collector:
         for message in self.receiver.receive():
             if message.peer.startswith(b"\0"):
                 continue  # the rest of a connection that was made anew, under a name of ZeroMQ's: it comes again
-            self.heard[message.peer] = time.monotonic()
+            self.roll.heard(message.peer)
             if message.kind == DATA:
-                self.nodes.add(message.peer)
+                self.roll.nodes.add(message.peer)
                 frames.extend(message.frames)
                 taken.append((message.peer, message.number))
                 sync = sync or message.sync
             elif message.kind == GOODBYE:
-                self.gone.add(message.peer)  # also the launcher
+                self.roll.gone.add(message.peer)
             elif message.kind == QUESTION:
                 self._answer(message)
             elif message.kind == REPLY and message.body:
-                self.busy[message.peer] = int(message.body.get("processes", 0))
+                self.roll.counted(message.peer, int(message.body.get("processes", 0)))
             elif message.kind == STOP:
                 self.launcher = message.peer
                 self.finish = True
@@ -220,16 +206,12 @@ class Collector:
     def _answer(self, message: Message) -> None:
         asked = message.body or {}
         if message.peer.startswith(b"node-"):
-            host = str(asked.get("host", ""))
-            if message.peer not in self.hosts:  # instead of one that died without a goodbye, perhaps
-                self.gone.update(peer for peer, other in self.hosts.items() if other == host)
-            self.nodes.add(message.peer)
-            self.hosts[message.peer] = host
+            self.roll.hello(message.peer, str(asked.get("host", "")))
         elif self.vigil is not None:
             self.vigil.launcher_heard()
-        answer: dict[str, Any] = {"role": "collector", "nodes": len(self.nodes)}
+        answer: dict[str, Any] = {"role": "collector", "nodes": len(self.roll.nodes)}
         if asked.get("hosts"):
-            answer["hosts"] = sorted(set(self.hosts.values()))
+            answer["hosts"] = sorted(self.roll.all_hosts())
             answer["step"] = os.environ.get("SLURM_STEP_ID", "")
         self.receiver.control(message.peer, REPLY, answer)
 
@@ -262,28 +244,28 @@ class Collector:
 
     def _finish(self) -> int:
         """Stop the nodes, take their last words, close the spool, make the archive. Returns the stitch's status."""
-        stitch = self.stitch or _start_stitch(self.run_dir)
+        self.stitch.start()
         if not self.finish:
             in_time = self.vigil is not None and not self.vigil.orphaned
             reason = "the job's time was up, and yprov run had not ended" if in_time else "yprov run was killed"
             self._write([self.packer.json(Kind.END, {
                 "state": "killed", "reason": reason,
                 "ended_ns": (self.vigil and self.vigil.orphaned_ns) or self.clock.wall_ns()})])
-        while not self.nodes and time.monotonic() < self.started + HEARD_S:
+        while not self.roll.nodes and time.monotonic() < self.started + HEARD_S:
             self._turn()  # we were started again just now: the nodes say hello soon
-        for node in self.nodes:
+        for node in self.roll.nodes:
             self.receiver.control(node, STOP)
         asked = time.monotonic()
         deadline = asked + FINISH_S
         if self.vigil is not None:
             deadline = min(deadline, time.monotonic() + max(1.0, self.vigil.left_s() + 2.0))
-        while self._waited_for(asked) and self.launcher not in self.gone and time.monotonic() < deadline:
-            known = set(self.nodes)
+        while self.roll.awaited(asked) and self.launcher not in self.roll.gone and time.monotonic() < deadline:
+            known = set(self.roll.nodes)
             self._turn()
-            for node in self.nodes - known:  # it was silent, or started again, when the others were told
+            for node in self.roll.nodes - known:  # it was silent, or started again, when the others were told
                 self.receiver.control(node, STOP)
-        for node in self.nodes - self.gone:
-            _log(f"{self.hosts.get(node) or node.decode(errors='replace')} did not say goodbye")
+        for node in self.roll.here:
+            _log(f"{self.roll.name_of(node)} did not say goodbye")
         if self.vigil is not None:
             self._hear_why(self.vigil)
         self._sync()
@@ -295,26 +277,17 @@ class Collector:
             if self.vigil is None:
                 os.unlink(os.path.join(self.config.runtime_dir, "collector.sock"))
             os.rmdir(self.config.runtime_dir)  # the last one out
-        # Hosts, not daemons: one that was started again counts once.
-        missing = len(self.config.nodes) > len(set(self.hosts.values())) or bool(self.nodes - self.gone)
+        missing = len(self.config.nodes) > len(self.roll.all_hosts()) or bool(self.roll.here)
         with contextlib.suppress(OSError):
             if self.vigil is not None and missing:
                 announce_end(self.run_dir)
             elif self.vigil is not None:
                 for name in (KEY_FILE, COLLECTOR_FILE):
                     (self.run_dir / name).unlink(missing_ok=True)
-        assert stitch.stdin is not None
-        with contextlib.suppress(BrokenPipeError), stitch.stdin:
-            # A node that is cut off may still bring a spool of its own: then ours must be there, to be joined with it.
-            # So may a launcher on another machine, of which we only know that it was silent.
-            away = self.vigil is not None and self.launcher is None and not self.vigil.beside_us
-            stitch.stdin.write(b"keep\n" if self.vigil is not None and (missing or away) else b"go\n")
-        return stitch.wait()
-
-    def _waited_for(self, asked: float) -> set[bytes]:
-        """The nodes whose goodbye may still come."""
-        since = time.monotonic() - SILENT_S
-        return {n for n in self.nodes - self.gone if max(self.heard.get(n, 0.0), asked + 1.0 - SILENT_S) > since}
+        # A node that is cut off may still bring a spool of its own: then ours must be there, to be joined with it.
+        # So may a launcher on another machine, of which we only know that it was silent.
+        away = self.vigil is not None and self.launcher is None and not self.vigil.beside_us
+        return self.stitch.make(keep_spool=self.vigil is not None and (missing or away))
 
     def _hear_why(self, vigil: CollectorVigil) -> None:
         """The command ended of a signal that all got, and so we are here before the scheduler has said what for."""
@@ -328,30 +301,16 @@ class Collector:
         """Tell it that the nodes are done; its last records, in a spool of its own, are complete at its goodbye."""
         if self.launcher is None:
             return
-        self.receiver.control(self.launcher, REPLY, {"role": "collector", "stopped": len(self.gone)})
+        self.receiver.control(self.launcher, REPLY, {"role": "collector", "stopped": len(self.roll.gone)})
         deadline = time.monotonic() + LAUNCHER_S
         if self.vigil is not None:
             deadline = min(deadline, time.monotonic() + max(1.0, self.vigil.left_s()))
-        while self.launcher not in self.gone and not self._launcher_has_gone() and time.monotonic() < deadline:
+        while self.launcher not in self.roll.gone and not self._launcher_has_gone() and time.monotonic() < deadline:
             self._turn()
-            self.receiver.control(self.launcher, REPLY, {"role": "collector", "stopped": len(self.gone)})
-
+            self.receiver.control(self.launcher, REPLY, {"role": "collector", "stopped": len(self.roll.gone)})
 
     def _launcher_has_gone(self) -> bool:
         return self.launcher_gone or (self.vigil is not None and self.vigil.orphaned)
-
-
-def _start_stitch(run_dir: Path, *, urgent: bool = False) -> subprocess.Popen[bytes]:
-    """Start the stitch's interpreter now, so that it loads numpy and zarr while the nodes drain; it begins when it is
-    told to. If we die first, its standard input ends without a word, and it ends. `urgent`: the job is being killed,
-    and what is not done by then is not done."""
-    environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    stitch = subprocess.Popen([sys.executable, "-P", "-m", "yprovd.stitch", "--when-told", str(run_dir)],
-                              stdin=subprocess.PIPE, env=environ, start_new_session=True)
-    if not urgent:
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, stitch.pid, 5)  # the job comes first
-    return stitch
 
 
 def _log(text: str) -> None:

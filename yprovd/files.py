@@ -105,7 +105,10 @@ class FileWorker:
             raise _OutOfTime
         if "://" in path:
             return {"reason": "an address: only files are looked at"}
-        stat = os.stat(path)
+        try:
+            stat = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError) as e:
+            return {"missing": True, "reason": str(e.strerror)}
         facts: dict[str, Any] = {"modified_ns": stat.st_mtime_ns}
         if os.path.isdir(path):
             return {**facts, **self._look_into(path, copy=copy)}

@@ -26,26 +26,24 @@ from typing import Any
 
 from yprovd import devices
 from yprovd.clock import SystemClock
-from yprovd.config import SPOOL_DIR, RunConfig
+from yprovd.config import RunConfig
 from yprovd.ending import NodeVigil
-from yprovd.errors import SpoolFull, WireError
-from yprovd.files import FileWorker
-from yprovd.masking import masked_frames, values_of_process
 from yprovd.model import Sample
-from yprovd.opened import EVERY_S, FIRST_S, OpenedFiles
-from yprovd.processes import about_source, carries_marker, end_job, job_processes
+from yprovd.node_facts import node_facts
+from yprovd.node_files import NodeFiles
+from yprovd.node_intake import Intake
+from yprovd.node_uplink import SILENCE_S, Uplink
+from yprovd.processes import about_source, end_job, job_processes
 from yprovd.rendezvous import endpoint, has_ended, read_keys
 from yprovd.sampler import Sampler
 from yprovd.secrets import Masker, known_values
 from yprovd.sensors import Surroundings, open_all
-from yprovd.spool import SpoolWriter
 from yprovd.tasks import TaskWatch
-from yprovd.transport import DATA, GOODBYE, QUESTION, REPLY, STOP, Message, Receiver, Sender, ipc, wait_readable
-from yprovd.wire import Kind, Packer, frames_of, from_json, new_source, pack_samples, pack_traces
+from yprovd.transport import GOODBYE, QUESTION, REPLY, STOP, Receiver, Sender, ipc, wait_readable
+from yprovd.wire import Kind, Packer, new_source, pack_samples, pack_traces
 
-#: Bytes kept for a collector that does not answer (one node at 1 Hz: about a day), and for how long it is waited for.
+#: Bytes kept for a collector that does not answer (one node at 1 Hz: about a day).
 KEEP_LIMIT = 64 << 20
-SILENCE_S = 3.0
 #: How long a job may go on after its launcher was killed: SIGTERM at once, SIGKILL after this.
 GRACE_S = 2.0
 #: The schema is announced again this often, so that no single damaged frame makes samples unreadable.
@@ -58,28 +56,12 @@ RETRY_S, RETRY_MOST_S = 4.0, 8.0
 TASKS_S = 0.5
 #: How long a collector that starts at the same time is looked for before the first sample.
 MEET_S = 3.0
-#: How long vendors' libraries may take to open: the launcher waits for us a little longer (`yprov.wrapper.READY_S`).
+#: How long vendors' libraries may take to open: the launcher waits for us a little longer (`yprov.starting.READY_S`).
 OPEN_S = 8.0
 #: How long the first sample may hold up the start.
 FIRST_SAMPLE_MS = 200
 #: How long files, the collector and the processes of the job are waited for at the end.
 FILES_S, DRAIN_S = 20.0, 5.0
-
-
-def node_facts(root: str) -> dict[str, Any]:
-    """What this node is, from /proc: processor, memory, kernel. What cannot be read is left out."""
-    facts: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError, StopIteration, IndexError):
-        with open(os.path.join(root, "proc/cpuinfo"), encoding="utf-8", errors="replace") as f:
-            lines = [line.split(":", 1) for line in f if ":" in line]
-        facts["logical_cpus"] = sum(1 for line in lines if line[0].strip() == "processor")
-        facts["cpu_model"] = next(line[1].strip() for line in lines if line[0].strip() == "model name")
-    with contextlib.suppress(OSError, ValueError, IndexError), open(os.path.join(root, "proc/meminfo"), "rb") as f:
-        facts["memory_bytes"] = int(f.readline().split()[1]) * 1024
-    with contextlib.suppress(OSError):
-        uname = os.uname()
-        facts.update(kernel=f"{uname.sysname} {uname.release}", machine=uname.machine)
-    return facts
 
 
 class NodeDaemon:
@@ -92,21 +74,17 @@ class NodeDaemon:
         self.lifeline: int | None = None if self.vigil else lifeline
         self.clock = SystemClock()
         self.packer = Packer(new_source(), self.clock)
-        self.spool: SpoolWriter | None = None
         self.stopping = False
         self.launcher_gone = False
         # Filled by the threads of the sampler and the file worker, emptied by the loop, which `wake` rouses.
         self.samples: deque[Sample] = deque()
         self.facts: deque[dict[str, Any]] = deque()
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # Which messages of which process ride in which message to the collector.
-        self.riders: dict[int, list[tuple[bytes, int]]] = {}
         self.lost_before = 0
         self.looked_at = self.heard = self.retried = 0.0
         self.retry_s = RETRY_S
         self.greeted = 0  # connections on which the collector has been told who we are
         self.name = os.environ.get("SLURMD_NODENAME") or os.uname().nodename  # as the scheduler calls this node
-        self.full = False  # our own spool cannot be written, and it has been said
 
         runtime = self.config.runtime_dir
         self.receiver = Receiver(ipc(os.path.join(runtime, "node.sock")))
@@ -126,16 +104,14 @@ class NodeDaemon:
         self.tasks = TaskWatch(root, self.config.run_id)
         self.look_for_tasks_at = 0.0
         self.masker = Masker(known_values(os.environ))
-        settings = self.config.settings
-        self.files = FileWorker(run_dir / "artifacts", self._on_facts, hash_limit=settings.hash_limit,
-                                masker=self.masker)
-        self.opened = OpenedFiles(root, str(run_dir)) if settings.opened_files else None
-        self.look_for_files_at, self.files_pause_s = 0.0, FIRST_S
-        self.written: list[dict[str, Any]] = []  # files that are complete when the run ends
+        self.files = NodeFiles(run_dir, self.config, self.packer.source, self.masker, self._on_facts)
         facts = node_facts(root)
         if told := devices.about(os.environ):
             facts["devices"] = told
         self.about = {**about_source("node"), "facts": facts}
+        host = str(self.about["host"])
+        self.intake = Intake(self.receiver, self.config, host, self.masker, self.files.declare)
+        self.uplink = Uplink(run_dir, host, self.sender, self.receiver, _log)
 
     def _on_sample(self, sample: Sample) -> None:
         self.samples.append(sample)
@@ -225,9 +201,9 @@ class NodeDaemon:
         if 4 in ready and self.lifeline is not None and not os.read(self.lifeline, 4096):
             self.lifeline = None
             self.launcher_gone = self.stopping = True
-        frames: list[bytes] = []
-        riders: list[tuple[bytes, int]] = []
-        sync = self._take_messages(frames, riders)
+        taken = self.intake.take()
+        self.stopping = self.stopping or taken.stop
+        frames = taken.frames
         while self.samples:
             sample = self.samples.popleft()
             frames.append(self.packer.frame(Kind.SAMPLES, pack_samples(self.schema_id, [sample])))
@@ -237,26 +213,17 @@ class NodeDaemon:
             frames.append(self.packer.json(Kind.FACTS, self.facts.popleft()))
         if tasks := self._look_for_tasks():
             frames.append(self.packer.json(Kind.TASK, {"tasks": tasks}))
-        if self.opened is not None and time.monotonic() >= self.look_for_files_at:
-            frames += self._look_for_files(self.opened)
+        for row in self.files.look(self.tasks.processes, self.clock.mono_ns()):
+            frames.append(self.packer.json(Kind.FILE, row))
         if self.sender.pushed_out > self.lost_before:
             loss = {"pushed_out": self.sender.pushed_out, "why": "the collector did not answer"}
             self.lost_before = self.sender.pushed_out  # the gap in the numbers counts them; this says why
             frames.append(self.packer.json(Kind.LOSS, loss))
-        if frames:
-            number = self.sender.send(frames, sync=sync)
-            if riders:
-                self.riders[number] = riders
-            for pushed_out in [n for n in self.riders if n < self.sender.oldest]:
-                del self.riders[pushed_out]
+        self.uplink.send(frames, taken.riders, sync=taken.sync)
         if self.sender.connections > self.greeted or time.monotonic() - self.sender.sent > HELLO_S:
             self.greeted = self.sender.connections
             self.sender.control(QUESTION, {"host": self.name})  # so that a collector that was started again knows us
-        if not frames:  # what came was damaged, not worth keeping: nor worth sending again
-            for peer, theirs in riders:
-                self.receiver.ack(peer, [theirs])
-        acked, others = self.sender.receive()
-        self._pass_on(acked)
+        acknowledged, others = self.uplink.receive()
         for message in others:
             if message.kind == STOP:
                 self.stopping = True
@@ -264,8 +231,8 @@ class NodeDaemon:
                 if self.vigil and message.body and "ends" in message.body:
                     self.vigil.told(*message.body["ends"])
                 self.sender.control(REPLY, {"processes": self._job_processes()})
-        self._keep_safe()
-        return bool(frames or acked or others)
+        self.uplink.keep_safe()
+        return bool(frames or acknowledged or others)
 
     def _look_for_tasks(self) -> list[dict[str, Any]]:
         now = time.monotonic()
@@ -273,88 +240,6 @@ class NodeDaemon:
             return self.tasks.ended(self.clock.mono_ns())
         self.look_for_tasks_at = now + TASKS_S
         return self.tasks.look(self.clock.mono_ns())
-
-    def _look_for_files(self, opened: OpenedFiles) -> list[bytes]:
-        """Files that the job has open now, as declarations; what is written is looked at when the run ends."""
-        self.look_for_files_at = time.monotonic() + self.files_pause_s
-        self.files_pause_s = min(2 * self.files_pause_s, EVERY_S)
-        frames = []
-        for row in opened.look(self.tasks.processes(), self.clock.mono_ns()):
-            if row["role"] == "output":
-                self.written.append(row)
-            else:
-                self.files.declare(self.packer.source, row)
-            frames.append(self.packer.json(Kind.FILE, self.masker.document(row)))
-        return frames
-
-    def _take_messages(self, frames: list[bytes], riders: list[tuple[bytes, int]]) -> bool:
-        sync = False
-        for message in self.receiver.receive():
-            if message.kind == DATA:
-                frames.extend(self._checked(message))
-                riders.append((message.peer, message.number))
-                sync = sync or message.sync
-            elif message.kind == QUESTION:
-                self.receiver.control(message.peer, REPLY, {"role": "node", "host": self.about["host"]})
-            elif message.kind == STOP:  # from the launcher, when there is no collector to say it
-                self.stopping = True
-        return sync
-
-    def _checked(self, message: Message) -> list[bytes]:
-        """The frames of a process that are whole; declarations of files are looked at on the way."""
-        good = []
-        for data in message.frames:
-            try:
-                frames = frames_of(data)
-                for frame in frames:
-                    if frame.kind == Kind.SOURCE:
-                        self._learn_secrets(from_json(frame.payload))
-                    elif frame.kind == Kind.FILE:
-                        self.files.declare(frame.source, from_json(frame.payload))
-                data = masked_frames(frames, data, self.masker)
-            except (WireError, KeyError, TypeError, AttributeError):
-                self.receiver.malformed += 1
-            else:
-                good.append(data)
-        return good
-
-    def _learn_secrets(self, about: dict[str, Any]) -> None:
-        """Those that a process has in its environment and we have not: a script may have set them."""
-        pid, root = int(about["pid"]), self.config.root
-        if about.get("host") == self.about["host"] and carries_marker(pid, self.config.run_id, root):
-            with contextlib.suppress(OSError), open(os.path.join(root, "proc", str(pid), "environ"), "rb") as f:
-                self.masker.learn(values_of_process(f.read()))
-
-    def _pass_on(self, acked: list[int]) -> None:
-        """Tell the processes of the job that their frames are on disk."""
-        by_peer: dict[bytes, list[int]] = {}
-        for number in acked:
-            for peer, theirs in self.riders.pop(number, ()):
-                by_peer.setdefault(peer, []).append(theirs)
-        for peer, numbers in by_peer.items():
-            self.receiver.ack(peer, numbers)
-
-    def _keep_safe(self, *, now: bool = False) -> None:
-        """Nobody acknowledges: try again, and after `SILENCE_S` (or now) write to our own spool instead."""
-        if not self.sender.waiting:
-            return
-        if not now and self.sender.oldest_s() < SILENCE_S:
-            self.sender.resend_if_due()
-            return
-        try:
-            if self.spool is None:
-                name = f"node-{self.about['host']}-{os.getpid()}.spool"
-                self.spool = SpoolWriter(self.run_dir / SPOOL_DIR / name)
-            self.spool.append(self.sender.kept())
-            self.spool.sync()
-        except (SpoolFull, OSError) as e:
-            self.sender.resend_if_due()
-            if not self.full:
-                _log(f"cannot write to {self.run_dir / SPOOL_DIR}: {e}; kept in memory and tried again")
-            self.full = True
-            return
-        self.full = False
-        self._pass_on(self.sender.forget())
 
     def _finish(self) -> None:
         """The last sample, the last words of the job's processes, and everything on disk, under deadlines."""
@@ -378,10 +263,9 @@ class NodeDaemon:
             deadline = 0.0
         while self.sender.waiting and time.monotonic() < deadline and self.sender.oldest_s() < SILENCE_S:
             self._turn(timeout_ms=50)
-        self._keep_safe(now=True)
+        self.uplink.keep_safe(now=True)
         self._turn(timeout_ms=0)
-        if self.spool is not None:
-            self.spool.close()
+        self.uplink.close()
         self.sender.control(GOODBYE)
         self.sender.close(linger_ms=500)
         self.receiver.close()
@@ -393,11 +277,9 @@ class NodeDaemon:
             step = f"{self.config.job.get('job_id')}.{os.environ.get('SLURM_STEP_ID', '')}"
             self.vigil.end_idle_job(step, self.name)
 
-
     def _finish_files(self) -> None:
         """What was declared is looked at; meanwhile frames are passed on, and the collector hears that we are here."""
-        for row in self.written:
-            self.files.declare(self.packer.source, row)
+        self.files.declare_written()
         left_s = min(FILES_S, max(0.2, self.vigil.left_s())) if self.vigil else FILES_S
         closing = threading.Thread(target=self.files.close, args=(left_s,), name="yprov-files-end", daemon=True)
         closing.start()

@@ -2,7 +2,9 @@
 
 stdin is the command's own, untouched. stdout and stderr go through one channel each, a pipe, or a pseudo-terminal
 where ours is a terminal; where both are the same file (`2>&1`, a terminal) they share one channel, so that their order
-is kept. What is read is written on at once and appended to a log.
+is kept. What is read is written on at once and appended to a log. Where nobody reads any more, the command learns it as
+it would have. A disk that is full costs lines, and no job: `srun` would end all its tasks for a closed pipe, and goes
+on for a full disk; the log is kept on, and `Channel.error` tells of it.
 
 Signals that we get are forwarded, each once. At a terminal the command stays in our process group, so that the
 kernel's Ctrl-C and Ctrl-Z reach it directly, and those are not forwarded again; elsewhere it gets a group of its own,
@@ -19,6 +21,7 @@ import fcntl
 import os
 import selectors
 import signal
+import stat
 import struct
 import subprocess
 import termios
@@ -55,6 +58,8 @@ class Channel:
         self.log_kept = 0
         self.log_lost = 0
         self.error = ""  # why our own output could not be written
+        self.lost = 0    # bytes of it
+        self.reader = target if _is_pipe(target) else None  # to be watched: see `goes_on`
 
     def pump(self) -> bool:
         """Pass on what is there. Returns whether more may come: False at the end, or when nobody reads any more."""
@@ -69,13 +74,44 @@ class Channel:
         if not data:
             return False
         self._keep(data)
-        if self.target is None or (error := _write_all(self.target, data)) == 0:
+        if self.target is None:
+            return True
+        error, left = _write_all(self.target, data)
+        if error == 0:
             return True
         if error == errno.EPIPE:
             return False  # nobody reads: the command is to learn it as it would have
-        self.target = None  # a full disk or the like: what comes is still kept in the log
         self.error = os.strerror(error)
-        return True
+        self.lost += left
+        return not _never_has_room(self.target)  # on a disk there may be some again
+
+    def goes_on(self, fd: int) -> bool:
+        """What is to be done when there is something about `fd`, its source or its reader. Returns what `pump` does."""
+        if fd == self.source:
+            return self.pump()
+        for _ in range(16):  # the reader has gone; what was written before that is kept
+            try:
+                data = os.read(self.source, _BLOCK)
+            except OSError:
+                break
+            if not data:
+                break
+            self._keep(data)
+        return False
+
+    def watch(self, waiting: selectors.BaseSelector) -> None:
+        for fd in self._watched():
+            waiting.register(fd, selectors.EVENT_READ, self)
+
+    def hang_up(self, waiting: selectors.BaseSelector) -> None:
+        """Nothing is read any more: so the command, too, learns that nobody does."""
+        for fd in self._watched():
+            waiting.unregister(fd)
+        os.close(self.source)
+        self.source = -1
+
+    def _watched(self) -> list[int]:
+        return [self.source] if self.reader is None else [self.source, self.reader]
 
     def drain(self) -> bool:
         """Everything that is there now. Returns whether a writer is left."""
@@ -104,7 +140,7 @@ class Channel:
 
     def close(self) -> None:
         for fd in (self.source, self.log):
-            if fd is not None:
+            if fd is not None and fd >= 0:
                 with contextlib.suppress(OSError):
                     os.close(fd)
 
@@ -122,8 +158,23 @@ def _terminal_like(target: int) -> tuple[int, int]:
     return source, inner
 
 
-def _write_all(fd: int, data: bytes) -> int:
-    """Write, waiting as long as the reader takes. Returns 0, or the errno."""
+def _is_pipe(fd: int) -> bool:
+    """Whether it is a pipe that we write to, of which we are told when its reader has gone. One with a name may get
+    another reader."""
+    try:
+        named = not os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:")
+        return not named and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+    except OSError:
+        return False
+
+
+def _never_has_room(fd: int) -> bool:
+    """A device that could not take what was written, /dev/full: waiting helps nothing, and `yes` would never end."""
+    return stat.S_ISCHR(os.fstat(fd).st_mode) and not os.isatty(fd)
+
+
+def _write_all(fd: int, data: bytes) -> tuple[int, int]:
+    """Write, waiting as long as the reader takes. Returns 0, or the errno, and how many bytes could not be written."""
     view = memoryview(data)
     while view:
         try:
@@ -133,8 +184,8 @@ def _write_all(fd: int, data: bytes) -> int:
                 waiting.register(fd, selectors.EVENT_WRITE)
                 waiting.select()
         except OSError as e:
-            return e.errno or errno.EIO
-    return 0
+            return e.errno or errno.EIO, len(view)
+    return 0, 0
 
 
 def open_channels(logs: Path) -> list[tuple[Channel, tuple[int, ...]]]:
@@ -338,11 +389,10 @@ def leave_pump(channels: Sequence[Channel]) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
         with selectors.DefaultSelector() as waiting:
             for channel in channels:
-                waiting.register(channel.source, selectors.EVENT_READ, channel)
+                channel.watch(waiting)
             while waiting.get_map():
                 for key, _ in waiting.select():
-                    if not key.data.pump():
-                        waiting.unregister(key.fd)
-                        os.close(key.fd)
+                    if key.data.source >= 0 and not key.data.goes_on(key.fd):
+                        key.data.hang_up(waiting)
     finally:
         os._exit(0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import stat
 import zipfile
-import zlib
 from pathlib import Path
 
+from yprov.zipped import DAMAGED
 from yprovd.errors import YprovError
 
 #: Unpacked are at most so many bytes, and so many times the size of the zip file. What yProv4ML writes is packed to a
@@ -35,5 +35,5 @@ def unpack(path: Path, target: Path) -> None:
             for member in members:
                 if not stat.S_ISLNK(member.external_attr >> 16):
                     archive.extract(member, target)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError, zlib.error) as e:
+    except DAMAGED as e:
         raise YprovError(f"`{path}` is damaged: {e}", hint="was it copied whole?") from None

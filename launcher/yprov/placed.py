@@ -1,8 +1,8 @@
 """The daemons of a run on the nodes of an allocation: started by the scheduler, met over the network.
 
-One task of the daemon step runs on each node and holds that node's daemon, the first also the collector. We never
-signal the scheduler's command: to `srun`, SIGTERM means SIGKILL for its tasks. The daemons end by message, and see for
-themselves when we are gone.
+One task of the daemon step runs on each node and holds that node's daemon, the first also the collector. The
+scheduler's commands that hold it are those of `yprov.placed_steps`. The daemons end by message, and see for themselves
+when we are gone.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ import contextlib
 import functools
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from yprov.daemons import clean_environment
-from yprov.placement import Placement, Way, environment, without_lost
+from yprov.placed_steps import Steps
+from yprov.placement import Placement, Way, without_lost
 from yprovd.config import COLLECTOR_FILE, KEY_FILE, PROV_FILE, SPOOL_DIR, RunConfig
 from yprovd.errors import YprovError
 from yprovd.inquiry import Inquiry
@@ -29,7 +26,6 @@ from yprovd.rendezvous import announce_end, endpoint, has_ended, write_keys
 from yprovd.spool import spool_files
 from yprovd.transport import GOODBYE, QUESTION, STOP, Sender, new_keys
 
-LOG = "daemons.log"
 #: The collector hears from us this often.
 HELLO_S = 1.0
 #: A step that ends this often is not unlucky.
@@ -38,8 +34,6 @@ RESTARTS = 3
 HEARD_S = 3.0
 #: The collector was not heard for so long: whether its step has lost a node is asked.
 LOST_S = 10.0
-#: `srun` has its helper by then, or has none.
-HELPER_S = 5.0
 #: How long the archive of a step is waited for whose end nobody tells us.
 MAKE_S = 60.0
 #: How long a step may take to end once the archive is there.
@@ -57,17 +51,15 @@ class PlacedDaemons:
         self.ready: list[str] = []          # hosts that have answered
         self._ways = list(placement.ways)
         self._way: Way | None = None
-        self._steps: list[subprocess.Popen[bytes]] = []
+        self._steps = Steps(run_dir, placement.scheduler)
         self._restarts = 0
         self._said = 0.0
         self._ending = False
-        self._log_from = 0
-        self._helpers_ended = self._without_client = False
+        self._without_client = False
         self._archive_by = 0.0
         self._inquiry = Inquiry(placement.job)
         self._first: list[str] = []  # the collector's node, where that is not the first any more
         self._gave_up = False
-        self._started = 0.0
         self._whole_at = 0.0
         keys = new_keys()
         write_keys(run_dir, keys)
@@ -98,26 +90,13 @@ class PlacedDaemons:
         """Start the daemons by the first way that is left. Raises YprovError when none is."""
         while self._ways:
             way = self._ways.pop(0)
+            self._way = way
             try:
-                self._start(way)
+                self._steps.start(way, self._first)
                 return
             except OSError as e:
                 self.fallbacks.append(f"{way.name}: {e.strerror}")
         raise YprovError("no way is left to start the daemons on the nodes")
-
-    def _start(self, way: Way) -> None:
-        self._way, self._steps = way, []
-        self._helpers_ended = False
-        self._started = time.monotonic()
-        environ = environment(clean_environment(), self.placement.scheduler)
-        log_path = self.run_dir / "logs" / LOG
-        with open(log_path, "ab") as log:
-            self._log_from = log.tell()
-            for command in way.commands:
-                self._steps.append(subprocess.Popen(
-                    [*command, sys.executable, "-P", "-m", "yprovd", "step", str(self.run_dir), *self._first],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ, cwd="/", start_new_session=True,
-                    preexec_fn=_hear_of_children))
 
     def roll_call(self, timeout_s: float, interrupted: Callable[[], bool], say: Callable[[str], None]) -> bool:
         """Wait until every node has answered. False when one has not in time. Raises YprovError when no node can have a
@@ -139,7 +118,7 @@ class PlacedDaemons:
             _, answers = self._sender.receive(5) if self._sender.connected else (None, [])
             if self._take(answers, expected):
                 return True
-            if all(step.poll() is not None for step in self._steps):
+            if self._steps.ended:
                 self._fall_back()
             if not self._sender.connected:
                 time.sleep(0.005)
@@ -179,29 +158,16 @@ class PlacedDaemons:
     def _fall_back(self) -> None:
         """The scheduler has refused this way: the next one."""
         assert self._way is not None
-        self.fallbacks.append(f"{self._way.name}: {self._last_words()}")
+        self.fallbacks.append(f"{self._way.name}: {self._steps.last_words()}")
         self.start()
-
-    def _last_words(self, *, of_step: bool = True) -> str:
-        """Why a step was refused: what the scheduler's command said last. `of_step`: it has ended."""
-        text = (self.run_dir / "logs" / LOG).read_bytes()[self._log_from:].decode("utf-8", "replace")
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        told = [line for line in lines if "error" in line.lower()]
-        if of_step:
-            return (told or lines or [f"it ended with status {self._steps[0].returncode}"])[0][:300]
-        return told[0][:300] if told else ""
 
     def _give_up(self) -> None:
         """Nobody can be reached. What has been started may come yet, or be healthy and only not to be seen from here:
         it finds that it is over, and leaves."""
         self._gave_up = True
         announce_end(self.run_dir)
-        words = f": {said}" if (said := self._last_words(of_step=False)) else ""
-        for step in self._steps:
-            if step.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(step.pid, signal.SIGKILL)  # it has no tasks: it still waits for the scheduler
-                step.wait()
+        words = f": {said}" if (said := self._steps.complaint()) else ""
+        self._steps.kill()
         raise YprovError(f"{self.placed_by}: no node answered{words}")
 
     # -- while the command runs ------------------------------------------------------------------------------------
@@ -220,16 +186,16 @@ class PlacedDaemons:
         """Tell the collector that we are here, and start the step again when it has ended. About every second."""
         now = time.monotonic()
         self.say_hello()
-        self._let_steps_live()
+        self._steps.let_live()
         left = self._nodes_left(now)
-        if self._ending or not self._steps or any(step.poll() is None for step in self._steps):
+        if self._ending or not self._steps or not self._steps.ended:
             return []
         if now - self._sender.heard < HEARD_S:
             self._without_client = True
             return []  # the scheduler's command was killed, and the step goes on
         self._without_client = False
         if self._restarts >= RESTARTS or self._way is None:
-            self._steps = []
+            self._steps.forget()
             return ["the daemon step ended again and again, and is left alone"]
         self._restarts += 1
         try:
@@ -239,41 +205,24 @@ class PlacedDaemons:
                 self._ways = list(without_lost(left, os.environ))
                 self.start()
             else:
-                self._start(self._way)
+                self._steps.start(self._way, self._first)
         except (YprovError, OSError) as e:
-            self._steps = []
+            self._steps.forget()
             return [f"the daemon step ended and cannot be started again: {e}"]
         return ["the daemon step ended and was started again"]
 
     def _nodes_left(self, now: float) -> list[str]:
         """The nodes that the job goes on with, when the daemon step was lost with another one. Slurm's command then
         waits for ever for the tasks of the lost node, and is ended: it has none that lives."""
-        silent_since = max(self._sender.heard, self._started)
+        silent_since = max(self._sender.heard, self._steps.started)
         if now < silent_since + LOST_S or self.placement.scheduler != "slurm" or "het_job_id" in self.placement.job:
             return []
         self._inquiry.ask()
         there = self._inquiry.facts.get("nodes")
         if self._inquiry.answered < silent_since or not there or set(self.placement.nodes) <= set(there):
             return []
-        for step in self._steps:
-            if step.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(step.pid, signal.SIGKILL)
-                step.wait()
+        self._steps.kill()
         return list(there)
-
-    def _let_steps_live(self) -> None:
-        """`srun` has a helper process that kills the step when `srun` itself is killed, as it is with the batch shell:
-        the daemons would lose the time between SIGTERM and SIGKILL. Without the helper the step goes on."""
-        if self._helpers_ended or self.placement.scheduler != "slurm":
-            return
-        self._helpers_ended = time.monotonic() > self._started + HELPER_S
-        for step in self._steps:
-            for pid in _children(step.pid):
-                with contextlib.suppress(OSError):
-                    if Path(f"/proc/{pid}/comm").read_text(encoding="ascii", errors="replace").strip() == "srun":
-                        os.kill(pid, signal.SIGKILL)
-                        self._helpers_ended = True
 
     def job_ends(self) -> None:
         """The scheduler ends the job: what ends now has ended for good."""
@@ -297,7 +246,7 @@ class PlacedDaemons:
                 asked = now
                 self._nodes_left(now)
             _, answers = self._sender.receive(50)
-            ended = all(step.poll() is not None for step in self._steps)
+            ended = self._steps.ended
             if any(a.body and "stopped" in a.body for a in answers):
                 self._without_client = self._without_client or ended
                 return True
@@ -311,20 +260,17 @@ class PlacedDaemons:
     def archive_made(self, wait_s: float) -> int | None:
         """0 once the step has ended and left an archive, 1 when it has ended without; None while it is at work. A
         step that does not end though the archive has long been there is not waited for."""
-        deadline = time.monotonic() + wait_s
         if self._without_client and not self._archive_is_whole():
             self._archive_by = self._archive_by or time.monotonic() + MAKE_S
             time.sleep(wait_s)
             return None if time.monotonic() < self._archive_by else 1
-        for step in self._steps:
-            try:
-                step.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                if not self._archive_is_whole():
-                    return None
-                self._whole_at = self._whole_at or time.monotonic()
-                return 0 if time.monotonic() > self._whole_at + LEAVE_S else None
-        return 0 if self._archive_is_whole() else 1
+        ended, whole = self._steps.wait(wait_s), self._archive_is_whole()
+        if ended:
+            return 0 if whole else 1
+        if not whole:
+            return None
+        self._whole_at = self._whole_at or time.monotonic()
+        return 0 if time.monotonic() > self._whole_at + LEAVE_S else None
 
     def _archive_is_whole(self) -> bool:
         """Made, and no node has brought anything after it: one that was cut off comes back with a spool of its own."""
@@ -336,14 +282,9 @@ class PlacedDaemons:
 
     def close(self) -> None:
         """Leave. A step that is still there ends by itself; nothing here may hold up the job."""
-        deadline = time.monotonic() + LEAVE_S
-        for step in self._steps:
-            try:
-                step.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                continue
+        ended = self._steps.wait(LEAVE_S)
         self._sender.close()
-        if all(step.poll() is not None for step in self._steps):
+        if ended:
             (self.run_dir / KEY_FILE).unlink(missing_ok=True)
             if not has_ended(self.run_dir):  # who comes late is to read so
                 (self.run_dir / COLLECTOR_FILE).unlink(missing_ok=True)
@@ -355,18 +296,3 @@ class PlacedDaemons:
     def let_go(self) -> None:
         """Leave at once: the collector sees that we are gone and finishes."""
         self._sender.close()
-
-
-def _hear_of_children() -> None:
-    """The launcher blocks its signals, and a command inherits that. Without SIGCHLD a shell, as which sites wrap their
-    `mpirun`, would wait for its children for ever. The others stay blocked: they are meant for the job."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-
-
-def _children(pid: int) -> list[int]:
-    """Of a process with one thread that forks; empty where the kernel does not tell."""
-    try:
-        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
-    except (OSError, ValueError):
-        return []
-

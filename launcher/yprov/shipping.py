@@ -18,6 +18,8 @@ from yprovd.wire import Kind, Packer, new_source, pack_metrics, to_json
 SEND_LIMIT = 32 << 20
 #: Rows of one frame: what a damaged frame can cost.
 ROWS_PER_FRAME = 8192
+#: Files of one process of which we look whether they are there: each look costs the file system a request.
+LOOKS = 1000
 
 
 class Shipper:
@@ -29,19 +31,23 @@ class Shipper:
         self._sender = Sender(ipc(endpoint), limit=SEND_LIMIT, identity=b"proc-%016x" % self._packer.source)
         self._about = _about()
         self._announced = False
-        self._lost = self._pushed_out = 0
+        self._pushed_out = 0
+        self._told = (0, 0, 0)  # lost, rejected, pushed out
+        self._looks = LOOKS
 
     @property
     def waiting(self) -> int:
         """Messages that are not on disk yet."""
         return self._sender.waiting
 
-    def ship(self, metrics: list[Any], events: list[dict[str, Any]], *, dropped: int, sync: bool) -> int:
-        """Send what there is. `dropped`: calls left out so far, in all. Returns how many more had to be left out,
-        because they cannot be written. Never raises for what is in them."""
+    def ship(
+        self, metrics: list[Any], events: list[dict[str, Any]], *, lost: int, rejected: int, reason: str, sync: bool
+    ) -> list[str]:
+        """Send what there is. `lost`, `rejected`: calls left out so far, in all, and the first reason of the latter.
+        Returns why, for each that has to be rejected now, because it cannot be written. Never raises for what is in
+        them."""
         frames: list[bytes] = []
-        pack = self._packer
-        refused = 0
+        refused: list[str] = []
         for i in range(0, len(metrics), ROWS_PER_FRAME):
             refused += self._pack(frames, Kind.METRICS, pack_metrics, metrics[i:i + ROWS_PER_FRAME])
         rows: list[dict[str, Any]] = []
@@ -55,30 +61,49 @@ class Shipper:
         if self._sender.pushed_out > self._pushed_out:
             self._pushed_out = self._sender.pushed_out
             self._announced = False  # the announcement may have been among what was pushed out
-        lost = dropped + refused + self._pushed_out
-        if lost > self._lost:
-            self._lost = lost
-            frames.append(pack.json(Kind.LOSS, {"events": dropped + refused,
-                                                "why": "the process's queue was full",
-                                                "pushed_out": self._pushed_out}))
+        told = lost, rejected + len(refused), self._pushed_out
+        if told != self._told:
+            self._told = told
+            frames.append(self._packer.json(Kind.LOSS, {
+                "events": lost, "why": "the process's queue was full", "pushed_out": self._pushed_out,
+                "rejected": rejected + len(refused), "reason": reason or "".join(refused[:1])}))
         if frames:
             if not self._announced:
-                frames.insert(0, pack.json(Kind.SOURCE, self._about))
+                frames.insert(0, self._packer.json(Kind.SOURCE, self._about))
                 self._announced = True
             self._sender.send(frames, sync=sync)
         return refused
 
-    def _pack(self, frames: list[bytes], kind: int, encode: Callable[[list[Any]], bytes], rows: list[Any]) -> int:
+    def _pack(self, frames: list[bytes], kind: int, encode: Callable[[list[Any]], bytes], rows: list[Any]) -> list[str]:
         """Adds the rows as frames: one, or more when they are too long for one or one of them cannot be written.
-        Returns how many were left out."""
+        Returns why, for each that was left out."""
         try:
             frames.append(self._packer.frame(kind, encode(rows)))
-        except Exception:  # noqa: BLE001  whatever a script logs, the rest of what it logs is recorded
+        except Exception as e:  # noqa: BLE001  whatever a script logs, the rest of what it logs is recorded
             if len(rows) == 1:
-                return 1
+                name = rows[0].get("name", rows[0]["e"]) if isinstance(rows[0], dict) else rows[0][1]
+                return [f"{name!r:.100}: {e}"]
             half = len(rows) // 2
             return self._pack(frames, kind, encode, rows[:half]) + self._pack(frames, kind, encode, rows[half:])
-        return 0
+        return []
+
+    def look(self, events: list[dict[str, Any]]) -> str:
+        """Which of the declared files are there, as this process sees them: it may be in a container, and the daemon
+        not. They are `seen`. Returns the first that the script says to have made and that is not there, or "": for
+        the script's author, in time to mend it."""
+        missing = ""
+        for event in events:
+            if event["e"] == "file" and "://" not in event["path"] and self._looks > 0:
+                self._looks -= 1
+                try:
+                    os.stat(event["path"])
+                    event["seen"] = True
+                except (FileNotFoundError, NotADirectoryError):
+                    if event["role"] in ("output", "model"):
+                        missing = missing or str(event["path"])
+                except (OSError, ValueError):
+                    pass  # nobody knows
+        return missing
 
     def receive(self, timeout_ms: int) -> None:
         self._sender.receive(timeout_ms)

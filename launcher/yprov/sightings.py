@@ -18,7 +18,7 @@ from importlib import metadata
 from typing import Any
 
 from yprov.watching import CALL_S, Worker
-from yprovd.node import node_facts
+from yprovd.node_facts import node_facts
 from yprovd.sensors import Surroundings
 from yprovd.sensors.files import read_word
 

@@ -55,6 +55,12 @@ def checked_settings(**carbon: Any) -> dict[str, Any]:
     return {"carbon": checked("a file", carbon)._asdict()}
 
 
+def test_text_says_that_others_may_have_used_a_part_of_it() -> None:
+    found = footprint_of(report(shared=True), settings(intensity=100))
+    assert found is not None
+    assert "other jobs may have used a part of it" in found.text
+
+
 def test_text_says_what_is_not_in_the_figure() -> None:
     seen = replace(report(scope="partial", not_covered=("memory", "network")), coverage=0.8)
     found = footprint_of(seen, settings(intensity=100))

@@ -148,6 +148,10 @@ def test_name_that_is_no_unicode_is_listed(tmp_path: Path) -> None:
     ("git@github.com:a/b.git", "https://github.com/a/b"),
     ("https://user:secret@example.org/a/b.git", "https://example.org/a/b"),
     ("ssh://git@example.org:2222/a/b/", "https://example.org/a/b"),
+    ("https://gitlab.x:8443/a/b.git", "https://gitlab.x:8443/a/b"),
+    ("http://gitlab.x:8080/a/b.git", "http://gitlab.x:8080/a/b"),
+    ("http://gitlab.x/a/b.git", "https://gitlab.x/a/b"),
+    ("https://x.org/a/b.git?private_token=abc#d", "https://x.org/a/b"),
     ("/srv/git/b.git", None),
     ("", None),
 ])

@@ -11,6 +11,7 @@ import pytest
 from tests.stitch.builders import RunSpool, counter, gauge, package
 from tests.stitch.loads import levels, meter, metrics_of, report, sampled, ticks
 from yprovd.model import Device
+from yprovd.stitch.facts import energy_attributes
 
 
 @pytest.fixture
@@ -194,6 +195,32 @@ def test_a_run_is_the_sum_of_its_nodes_and_as_good_as_the_least_of_them(run: Run
     assert found.reason == "1 of 3 nodes have no meter: no RAPL here"
     assert found.not_covered == ("n2: memory", "n2: network, disks, cooling and power supplies", "n3: all of it")
     assert (found.gpu_energy_j, found.gpu_coverage) == (pytest.approx(60 * 1606.0), 1.0)
+
+
+def test_the_energy_of_a_node_of_which_nothing_was_heard_is_not_in_the_figure_and_that_is_said(run: RunSpool) -> None:
+    run.begin(daemons={"expected": ["n1", "n2", "n3", "n4"], "ready": ["n1", "n2", "n3"], "dark": ["n4"]})
+    for host in ("n1", "n2", "n3"):
+        levels(run, {"node": (meter("cray", "node", "node"), 100.0), "gpu": (meter("gpu", "G", "gpu"), 50.0)}, host)
+    found = report(run)
+    assert found.energy_j == pytest.approx(3 * 60 * 100.0)
+    assert (found.scope, found.coverage, found.gpu_coverage) == ("partial", pytest.approx(0.75), pytest.approx(0.75))
+    assert found.reason == "nothing was heard of 1 of 4 nodes"
+    assert found.not_covered == ("n4: all of it",)
+    assert found.gpus_not_covered == ("n4",)
+    text = energy_attributes(found)["yp:energyText"]
+    assert "of a part of the nodes" in text
+    assert "without n4: all of it" in text
+    assert "75 %" in text
+
+
+def test_gpus_of_one_node_that_could_not_be_read_are_not_in_the_figure_of_the_gpus(run: RunSpool) -> None:
+    levels(run, {"node": (meter("cray", "node", "node"), 200.0), "gpu": (meter("gpu", "G", "gpu"), 50.0)})
+    levels(run, {"node": (meter("cray", "node", "node"), 200.0)}, "n2",
+           absences=[("nvidia", "the driver and its library are of different versions")])
+    found = report(run)
+    assert (found.energy_j, found.scope, found.coverage) == (pytest.approx(60 * 400.0), "node", pytest.approx(1.0))
+    assert (found.gpu_energy_j, found.gpu_coverage) == (pytest.approx(60 * 50.0), pytest.approx(0.5))
+    assert "are the GPUs (without those of n2)" in energy_attributes(found)["yp:energyText"]
 
 
 @pytest.mark.parametrize(("facts", "shared"), [

@@ -326,6 +326,33 @@ def test_a_later_version_comes_from_the_one_before_and_from_the_data_since_then(
         ("run:model/net/2", "run:dataset/second")}
 
 
+def test_a_file_that_was_declared_and_not_there_is_said_by_the_run_and_is_no_entity() -> None:
+    record = small_record()
+    gone = {"missing": True, "reason": "No such file or directory"}
+    record.files = [
+        file("output", "result", 2.0, path="/r", **gone), file("model", "net", 3.0, path="/net.pt", **gone),
+        file("input", "data", 1.0, path="/d", **gone), file("output", "result", 4.0, path="/r", **gone),
+        file("output", "by one rank only", 2.0, path="/one", **gone), file("output", "one", 2.0, path="/one"),
+    ]
+    doc = built(record)
+    run = doc["activity"]["run:run"]
+    assert run["yp:missingFiles"].splitlines() == [f"{what}: No such file or directory"
+                                                   for what in ("input /d", "output /r", "model /net.pt")]
+    assert plain(run["yp:missingFileCount"]) == "3"
+    assert {i for i in doc["entity"] if i.startswith(("run:output/", "run:model/", "run:input/"))} == {"run:output/one"}
+    assert "yp:missingFiles" not in built()["activity"]["run:run"]
+
+
+def test_rejected_calls_are_counted_apart_from_what_was_lost() -> None:
+    record = small_record()
+    record.processes[0].rejected, record.processes[1].rejected = 2, 3
+    record.processes[1].reject_reason = "log_metric('m'): not a number: 'x'"
+    run = built(record)["activity"]["run:run"]
+    assert {k: plain(run[f"yp:{k}"]) for k in ("eventsDropped", "callsRejected", "rejectReason")} == {
+        "eventsDropped": "3", "callsRejected": "5", "rejectReason": "log_metric('m'): not a number: 'x'"}
+    assert "yp:callsRejected" not in built()["activity"]["run:run"]
+
+
 def test_epoch_says_what_the_metrics_had_come_to() -> None:
     record = small_record()
     rows = [  # name, context, epoch, process, at, value

@@ -550,6 +550,29 @@ def test_spans_events_nodes_and_processes_are_tables(run: RunSpool) -> None:
     assert (processes.host[0], processes.pid[0], processes["rank"][0]) == ("n1", 77, 0)
 
 
+def test_a_file_is_missing_when_neither_its_process_nor_the_daemon_has_seen_it(run: RunSpool) -> None:
+    node, rank = run.node("n1", [ENERGY]), run.process("n1", rank=0)
+    more: list[dict[str, Any]] = [{}, {"seen": True}, {"how": "opened"}, {}]
+    for t, declared in enumerate(more):
+        rank.json(t, Kind.FILE, {"t": t, "role": "output", "path": f"/{t}", "name": "", "copy": False, **declared})
+        facts = {"t": t, "path": f"/{t}", "source": f"{rank.packer.source:016x}", "reason": "none"}
+        node.json(t, Kind.FACTS, {**facts, "missing": True} if t < 3 else facts)
+    run.finish(5.0)
+    assert [f.missing for f in run.record().files] == [True, False, False, False]
+
+
+def test_rejected_calls_of_a_process_are_not_its_lost_ones(run: RunSpool) -> None:
+    killed, ended = run.process("n1", rank=0), run.process("n1", rank=1)
+    for said in (killed, ended):
+        said.json(1.0, Kind.LOSS, {"events": 1, "rejected": 2, "reason": "a", "pushed_out": 0, "why": ""})
+        said.json(2.0, Kind.LOSS, {"events": 1, "rejected": 5, "reason": "a", "pushed_out": 0, "why": ""})
+    ended.json(3.0, Kind.EVENTS, [{"t": 3, "e": "exit", "logged": 7, "dropped": 1, "rejected": 6}])
+    run.process("n1", rank=2).exit(3.0, dropped=4)  # of before there was such a count
+    run.finish(5.0)
+    assert [(p.dropped, p.rejected, p.reject_reason) for p in run.record().processes] == [
+        (1, 5, "a"), (1, 6, "a"), (4, 0, "")]
+
+
 def test_what_every_part_of_the_run_cost_is_a_table(run: RunSpool) -> None:
     node = run.node("n1", [ENERGY])
     for t in range(11):

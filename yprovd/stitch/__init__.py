@@ -24,6 +24,8 @@ from yprovd.spool import spool_files
 
 CRATE_FILE = "ro-crate-metadata.json"
 SERIES_DIR = "series.zarr"
+#: The same, packed: what `yprov export --to zip` makes of it.
+PACKED_SERIES = f"{SERIES_DIR}.zip"
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,8 @@ def _limits(report: EnergyReport, pue: float | None) -> list[str]:
         out.append("without " + ", ".join(report.not_covered))
     if report.coverage is not None and report.coverage < 0.995:
         out.append(f"for {100 * report.coverage:.0f} % of the time")
+    if report.shared:
+        out.append("other jobs may have used a part of it")
     if pue is None:
         out.append("without the data centre's overhead")
     return out

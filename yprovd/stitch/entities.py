@@ -61,10 +61,13 @@ def address(thing: Mapping[str, Any]) -> str | None:
 
 def web_address(remote: str) -> str | None:
     """A git remote as a web address: `git@host:path.git` and `ssh://git@host/path` are `https://host/path`.
-    A name and password in it are left out. None for what is none (a path, nothing)."""
-    m = (re.fullmatch(r"(?:https?|ssh|git)://(?:[^@/]*@)?([\w.-]+)(?::\d+)?/(.+)", remote)
-         or re.fullmatch(r"(?:[\w.-]+@)([\w.-]+):(.+)", remote))
+    A name and password in it are left out, and so is a query, which may hold a token. None for what is none (a path,
+    nothing). The port is that of the web only where the remote is."""
+    web = re.fullmatch(r"https?://(?:[^@/]*@)?([\w.-]+(?::\d+)?)/([^?#]+).*", remote)
+    m = (web or re.fullmatch(r"(?:ssh|git)://(?:[^@/]*@)?([\w.-]+)(?::\d+)?/([^?#]+).*", remote)
+         or re.fullmatch(r"(?:[\w.-]+@)([\w.-]+):([^?#]+).*", remote))
     if m is None:
         return None
     path = m[2].strip("/").removesuffix(".git")
-    return f"https://{m[1]}/{quote(path, safe='/~')}"
+    scheme = "http" if remote.startswith("http:") and ":" in m[1] else "https"
+    return f"{scheme}://{m[1]}/{quote(path, safe='/~')}"

@@ -108,6 +108,7 @@ def energy_attributes(report: EnergyReport) -> dict[str, Any]:
         "yp:notCovered": lines_of(report.not_covered), "yp:shared": report.shared or None,
         "yp:gpuEnergyJ": report.gpu_energy_j, "yp:gpuEnergyMethod": report.gpu_method if gpus else None,
         "yp:gpuEnergyScope": report.gpu_scope, "yp:gpuCoverage": report.gpu_coverage,
+        "yp:gpuNotCovered": host_list(report.gpus_not_covered),
         "yp:meterCount": len(report.meters), "yp:meters": lines_of(report.meters),
         "yp:energyNotes": lines_of(report.notes), "yp:energyText": _energy_text(report),
     }
@@ -120,7 +121,8 @@ def _energy_text(report: EnergyReport) -> str:
     parts = [f"{report.energy_j:.1f} J, {report.method}, of {_SCOPES.get(report.scope, 'the nodes')}"]
     if report.gpu_energy_j is not None:
         what = "the GPUs and the processors beside them" if report.gpu_scope == "module" else "the GPUs"
-        parts.append(f"{report.gpu_energy_j:.1f} J of it, {report.gpu_method}, are {what}")
+        but = f" (without those of {host_list(report.gpus_not_covered)})" if report.gpus_not_covered else ""
+        parts.append(f"{report.gpu_energy_j:.1f} J of it, {report.gpu_method}, are {what}{but}")
     if report.not_covered:
         parts.append("without " + ", ".join(report.not_covered))
     if report.coverage is not None and report.coverage < 0.995:
@@ -202,10 +204,10 @@ class Version:
 def versions_of(files: list[DeclaredFile]) -> tuple[list[list[Version]], int]:
     """Declared files by what they are: a list of versions, in time, for each; and how many versions are left out.
 
-    A model or a dataset is what its name says; any other file is what its path says.
+    A model or a dataset is what its name says; any other file is what its path says. What was not there is none.
     """
     groups: dict[tuple[str, str], list[Version]] = {}
-    for f in sorted(files, key=lambda f: f.wall_ns):
+    for f in sorted((f for f in files if not f.missing), key=lambda f: f.wall_ns):
         group = groups.setdefault((f.role, f.name if f.role in NAMED else f.path), [])
         same = next((v for v in reversed(group) if _same(v, f)), None)
         if same is None:
@@ -225,6 +227,13 @@ def versions_of(files: list[DeclaredFile]) -> tuple[list[list[Version]], int]:
         if kept:
             out.append(kept)
     return out, sum(len(g) for g in groups.values()) - (MOST_FILES - left)
+
+
+def missing_files(files: list[DeclaredFile]) -> list[str]:
+    """`output /data/x: No such file or directory`, for each file that was declared, and was there for nobody."""
+    there = {(f.role, f.path) for f in files if not f.missing}
+    return list(dict.fromkeys(f"{f.role} {f.path}: {f.reason}" for f in sorted(files, key=lambda f: f.wall_ns)
+                              if f.missing and (f.role, f.path) not in there))
 
 
 def _same(version: Version, f: DeclaredFile) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from yprovd.config import PROV_FILE
-from yprovd.stitch import CRATE_FILE, SERIES_DIR
+from yprovd.stitch import CRATE_FILE, PACKED_SERIES, SERIES_DIR
 from yprovd.stitch.crate import archive_files, files_below, is_of_archive
 from yprovd.swhid import content_digest, file_digest, plain_id, stated_id
 
@@ -35,7 +35,6 @@ find . \( -path ./spool -o -regex '\./\.\(partial-[^/]*\|[^/]*\.tmp\)' \) -prune
   git update-index -z --index-info
 echo "swh:1:dir:$(git write-tree --missing-ok)"; rm -rf "$GIT_DIR"
 """
-_PACKED = f"{SERIES_DIR}.zip"
 
 
 def content_id(run_dir: Path) -> str:
@@ -57,9 +56,9 @@ def _digests(run_dir: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
         return file_digest(run_dir / name)
 
     packed = {}
-    if _PACKED in names and not store.exists():  # an unpacked zip file
-        names.remove(_PACKED)
-        with zipfile.ZipFile(run_dir / _PACKED) as inner:
+    if PACKED_SERIES in names and not store.exists():  # an unpacked zip file
+        names.remove(PACKED_SERIES)
+        with zipfile.ZipFile(run_dir / PACKED_SERIES) as inner:
             packed = _packed(inner)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         return packed | dict(zip(names, pool.map(digest, names), strict=True))
@@ -78,7 +77,7 @@ def content_id_of_zip(path: Path) -> str:
             plain = name.removeprefix(top)
             if not name.startswith(top):
                 continue
-            if plain == _PACKED:
+            if plain == PACKED_SERIES:
                 with archive.open(info) as f, zipfile.ZipFile(f) as inner:
                     files |= _packed(inner)
             elif plain.startswith(f"{SERIES_DIR}/") or is_of_archive(plain):

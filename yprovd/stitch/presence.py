@@ -65,19 +65,25 @@ def presence_of(record: Record, begin_ns: int, end_ns: int) -> Presence:
     """`begin_ns`, `end_ns`: of the run. O(samples)."""
     daemons, config = part(record.run, "daemons"), part(record.run, "config")
     expected = _names(daemons.get("expected")) or _names(config.get("nodes"))
-    dark = _never_heard(record, expected, _names(daemons.get("ready")), _names(daemons.get("dark")))
+    ready = _names(daemons.get("ready"))
+    dark = [Dark(host, reason="its daemon was there at the start, and nothing of it arrived" if host in ready
+                 else "no daemon was heard") for host in never_heard(record)]
     return Presence(tuple(sorted(set(expected))), tuple(dark + _silent(record, begin_ns, end_ns)))
+
+
+def never_heard(record: Record) -> list[str]:
+    """The nodes on which daemons were to run and of which nothing is in the record, sorted."""
+    daemons, config = part(record.run, "daemons"), part(record.run, "config")
+    expected = set(_names(daemons.get("expected")) or _names(config.get("nodes")))
+    heard = {short_name(n.host) for n in record.nodes}
+    silent = [host for host in sorted(expected) if short_name(host) not in heard]
+    if heard and len(silent) == len(expected):  # this scheduler's names are not those that the hosts have
+        silent = [host for host in silent if host in _names(daemons.get("dark"))]
+    return silent
 
 
 def _names(value: object) -> list[str]:
     return [str(v) for v in value if v != "*"] if isinstance(value, (list, tuple)) else []
-def _never_heard(record: Record, expected: list[str], ready: list[str], dark: list[str]) -> list[Dark]:
-    heard = {short_name(n.host) for n in record.nodes}
-    silent = [host for host in sorted(set(expected)) if short_name(host) not in heard]
-    if heard and len(silent) == len(set(expected)):  # this scheduler's names are not those that the hosts have
-        silent = [host for host in silent if host in dark]
-    return [Dark(host, reason="its daemon was there at the start, and nothing of it arrived" if host in ready
-                 else "no daemon was heard") for host in silent]
 
 
 def _silent(record: Record, begin_ns: int, end_ns: int) -> list[Dark]:

@@ -39,7 +39,17 @@ from yprovd.stitch.attribution import Account, Attribution
 from yprovd.stitch.carbon import carbon_attributes, footprint_of
 from yprovd.stitch.document import Document, json_text, qname, slug
 from yprovd.stitch.epochs import final_metrics
-from yprovd.stitch.facts import command_of, lines_of, parameters_of, part, run_id_of, versions_of, watch_of, whole
+from yprovd.stitch.facts import (
+    command_of,
+    lines_of,
+    missing_files,
+    parameters_of,
+    part,
+    run_id_of,
+    versions_of,
+    watch_of,
+    whole,
+)
 from yprovd.stitch.originals import Originals
 from yprovd.stitch.parties import Parties
 from yprovd.stitch.presence import presence_of
@@ -152,6 +162,7 @@ class _Build:
         ranks = {p.rank for p in processes if p.rank is not None}
         name = str(self.config.get("name") or "run")
         tags = part(self.settings, "tags")
+        missing = missing_files(record.files)
         self.run = self.doc.activity("run", account.begin_ns, account.end_ns, {
             "prov:type": "provml:LearningExecution",  # plain: the Explorer's search reads no typed value of an activity
             "dcterms:type": qname("mls:Run"),
@@ -175,6 +186,10 @@ class _Build:
             "yp:processCount": len(processes),
             "yp:processesWithoutGoodbye": sum(p.logged is None for p in processes),
             "yp:eventsDropped": sum(p.dropped for p in processes),
+            "yp:callsRejected": sum(p.rejected for p in processes) or None,
+            "yp:rejectReason": next((p.reject_reason for p in processes if p.reject_reason), None),
+            "yp:missingFileCount": len(missing) or None,
+            "yp:missingFiles": lines_of(missing),
             "yp:framesLost": record.lost_frames,
             "yp:damagedBytes": record.damaged_bytes,
             "yp:tornBytes": record.torn_bytes,

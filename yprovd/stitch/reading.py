@@ -69,6 +69,8 @@ def _ordered(frames: Frames) -> Record:
         if source in index:
             process = processes[index[source]]
             process.dropped = max(process.dropped, int(value.get("events", 0)))
+            process.rejected = max(process.rejected, int(value.get("rejected", 0)))
+            process.reject_reason = process.reject_reason or str(value.get("reason") or "")
     return Record(
         run=run,
         end=end_of(frames),
@@ -237,6 +239,7 @@ def _events(
                     events.append(PointEvent(str(e["name"]), e["attributes"], e["context"], e["epoch"], p, t + offset))
                 elif kind == "exit":
                     process.logged, process.dropped = e["logged"], e["dropped"]
+                    process.rejected = int(e.get("rejected", 0))
             except NONSENSE:
                 frames.damaged += len(to_json(e))
                 continue
@@ -263,6 +266,8 @@ def _files(frames: Frames, index: dict[int, int]) -> list[DeclaredFile]:
             int(v["t"]) + frame.wall_ns - frame.mono_ns,
             about.get("size"), about.get("sha256"), about.get("modified_ns"), about.get("stored"),
             about.get("reason", ""), str(v.get("how") or ""), bool(about.get("masked")),
+            # Seen by the process: it lies where the daemon does not see it. Seen open: it has gone since.
+            bool(about.get("missing")) and not v.get("seen") and not v.get("how"),
         ))
     return out
 

@@ -10,15 +10,16 @@ RUN     config (`RunConfig.to_json`), started_ns, user, uid, environment {...}, 
 END     state, reason, exit_code?, signal?, ended_ns, rusage? {user_s, system_s, max_rss_bytes}; with by_scheduler:
         true it is what the scheduler said of the job's end, whoever asked
 FILE    t, role ("input"|"output"|"dataset"|"model"|"code"), path, name, context?, epoch?, copy: a declaration;
-        how: "opened" where nobody declared it
+        how: "opened" where nobody declared it; seen: true where the process itself has found it
 FACTS   path, t (of the declaration), source (of the declaration, hex), size?, sha256?, modified_ns?, stored?, masked?,
-        reason?
-LOSS    events (calls that the source has left out so far), pushed_out (frames given up; the gap counts them), why
+        missing? (there was none), reason?
+LOSS    events (calls that the source has lost so far), pushed_out (frames given up; the gap counts them), why,
+        rejected? (calls that could not be recorded because of what they were), reason? (of the first of them)
 TASK    tasks [row, ...]: ranks of the job that began and ended on a node (see `yprovd.tasks`)
 NOTE    text, t: something that happened to the run (a daemon started again)
 EVENTS  {"e": "param", t, name, value, role? ("output")}; {"e": "begin", t, id, parent, kind ("context"|"epoch"|"span"),
         name, context, epoch}; {"e": "end", t, id}; {"e": "event", t, name, attributes, context, epoch};
-        {"e": "exit", t, logged, dropped}: the last one of a process that ended in order
+        {"e": "exit", t, logged, dropped, rejected?}: the last one of a process that ended in order
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ class Node:
 
 @dataclass
 class Process:
-    """One process of the job that used the client. `node` is an index into `Record.nodes`, -1 when no daemon ran."""
+    """One process of the job that used the client. `node` is an index into `Record.nodes`, -1 when no daemon ran.
+    `dropped`: calls of it that were lost; `rejected`: that could not be recorded because of what they were, the first
+    of them for `reject_reason`."""
 
     source: int
     host: str
@@ -75,6 +78,8 @@ class Process:
     attributes: dict[str, Any] = field(default_factory=dict)
     logged: int | None = None
     dropped: int = 0
+    rejected: int = 0
+    reject_reason: str = ""
     received: int = 0
     last_mono_ns: int = 0
     last_wall_ns: int = 0
@@ -121,7 +126,8 @@ class PointEvent:
 @dataclass(frozen=True)
 class DeclaredFile:
     """A file that the run used or made. `process` is -1 for those named on the command line. Without a checksum,
-    `reason` says why. `how`: "opened" where nobody declared it, and it was seen open. `masked`: its copy is."""
+    `reason` says why. `how`: "opened" where nobody declared it, and it was seen open. `masked`: its copy is.
+    `missing`: it was declared, and was not there."""
 
     role: str
     path: str
@@ -137,6 +143,7 @@ class DeclaredFile:
     reason: str = ""
     how: str = ""
     masked: bool = False
+    missing: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from yprovd.stitch.absences import unread_gpus
 from yprovd.stitch.energy import SCOPES, NodeEnergy, Window, weakest
 from yprovd.stitch.facts import host_list, part
+from yprovd.stitch.presence import never_heard
 from yprovd.stitch.record import Node, Record
 from yprovd.stitch.scheduling import job_of
 
@@ -36,7 +37,9 @@ class EnergyReport:
     """The energy of the run. `method`, `scope`: see `yprovd.stitch.energy`; "absent" and "" without a figure, and then,
     or when a node has no meter, `reason` says why. `meters`: the devices summed, as "host: rapl/package-0". `coverage`:
     the part of the run's time that the meters cover, 0 to 1. `not_covered`: what is not in the figure. `notes`: meters
-    that were passed over, counters that were not believed. `rows`: every meter that there was."""
+    that were passed over, counters that were not believed. `gpus_not_covered`: hosts whose GPUs, if they have any, are
+    not in the GPUs' figures. `rows`: every meter that there was. Nodes of which nothing was heard count as nodes whose
+    energy is not in the figure."""
 
     energy_j: float | None
     method: str
@@ -49,6 +52,7 @@ class EnergyReport:
     gpu_method: str = "absent"
     gpu_scope: str = ""
     gpu_coverage: float | None = None
+    gpus_not_covered: tuple[str, ...] = ()
     shared: bool = False
     notes: tuple[str, ...] = ()
     rows: tuple[MeterRow, ...] = field(default=(), repr=False)
@@ -61,6 +65,8 @@ def report_of(
     """`nodes`, `windows`: what the meters of `Record.nodes` say, and the run on their clocks. `energy_j`,
     `gpu_energy_j`: the sums over all of them, as they were attributed."""
     absent = [record.nodes[i] for i, e in enumerate(nodes) if e.total is None]
+    unheard = never_heard(record)
+    number = len(nodes) + len(unheard)
     reason = _absence(absent, [e for e in nodes if e.total is None]) if record.nodes else "no node daemon ran"
     rows = tuple(row for i, (e, w) in enumerate(zip(nodes, windows, strict=True)) for row in _rows(i, e, w))
     notes = _by_host((record.nodes[i].host, note) for i, e in enumerate(nodes) for note in e.notes)
@@ -70,20 +76,24 @@ def report_of(
                if e.total is not None and w is not None]
     names = tuple(f"{n.host}: {r.name}" for n, _e, total, _w in metered for r in total.readings)
     lacking = _by_host((n.host, what) for n, e, _t, _w in metered for what in e.not_covered)
-    if absent:
-        lacking = (*lacking, f"{host_list(n.host for n in absent)}: all of it")
+    without = [n.host for n in absent] + unheard
+    if without:
+        lacking = (*lacking, f"{host_list(without)}: all of it")
     with_gpus = [(e.gpus, e.gpus_without, w) for _n, e, _t, w in metered if e.gpus is not None]
     parts = [total.covers(*w) for _n, _e, total, w in metered]
-    gpu_parts = [g.covers(*w) * len(g.readings) / (len(g.readings) + without) for g, without, w in with_gpus]
-    sees = {r.sees for g, _without, _w in with_gpus for r in g.readings}
+    gpu_parts = [g.covers(*w) * len(g.readings) / (len(g.readings) + unmetered) for g, unmetered, w in with_gpus]
+    dark_gpus = [n.host for n, e in zip(record.nodes, nodes, strict=True) if e.gpus is None and unread_gpus(n)]
+    dark_gpus += unheard if gpu_parts else []
+    sees = {r.sees for g, _unmetered, _w in with_gpus for r in g.readings}
     return EnergyReport(
-        energy_j, weakest(total.method for _n, _e, total, _w in metered), names, sum(parts) / len(record.nodes),
-        f"{len(absent)} of {len(nodes)} nodes have no meter: {reason}" if absent else "",
-        "partial" if absent else max((e.scope for _n, e, _t, _w in metered), key=SCOPES.index),
-        tuple(dict.fromkeys(line.partition(": ")[2] for line in lacking) if len(record.nodes) == 1 else lacking),
-        gpu_energy_j, weakest(g.method for g, _without, _w in with_gpus), "module" if "module" in sees else
-        "gpu" if sees else "", sum(gpu_parts) / len(gpu_parts) if gpu_parts else None,
-        any(e.shared for e in nodes) or _part_of_nodes(record), notes, rows,
+        energy_j, weakest(total.method for _n, _e, total, _w in metered), names, sum(parts) / number,
+        "; ".join(filter(None, [f"{len(absent)} of {number} nodes have no meter: {reason}" if absent else "",
+                                f"nothing was heard of {len(unheard)} of {number} nodes" if unheard else ""])),
+        "partial" if without else max((e.scope for _n, e, _t, _w in metered), key=SCOPES.index),
+        tuple(dict.fromkeys(line.partition(": ")[2] for line in lacking) if number == 1 else lacking),
+        gpu_energy_j, weakest(g.method for g, _unmetered, _w in with_gpus), "module" if "module" in sees else
+        "gpu" if sees else "", sum(gpu_parts) / (len(gpu_parts) + len(dark_gpus)) if gpu_parts else None,
+        tuple(dark_gpus) if gpu_parts else (), any(e.shared for e in nodes) or _part_of_nodes(record), notes, rows,
     )
 
 

@@ -78,6 +78,7 @@ def write_declared(store: Store, record: Record) -> None:
                     long_name="index of the process in the group `processes`, -1 for the command line")
         for name in ("role", "path", "name", "context", "sha256", "stored", "reason"):
             store.array(f"files/{name}", [str(getattr(f, name) or "") for f in files], ("row",), long_name=name)
+        store.optional("files/missing", [int(f.missing) for f in files])
         store.optional("files/size", [f.size for f in files], units="byte")
         store.optional("files/epoch", [f.epoch for f in files])
 
@@ -97,7 +98,7 @@ def write_nodes(store: Store, record: Record) -> None:
     if record.processes:
         store.group("processes")
         store.array("processes/host", [p.host for p in record.processes], ("process",), long_name="host name")
-        for name in ("pid", "rank", "node", "logged", "received", "dropped"):
+        for name in ("pid", "rank", "node", "logged", "received", "dropped", "rejected"):
             store.optional(f"processes/{name}", [getattr(p, name) for p in record.processes], "process")
 
 

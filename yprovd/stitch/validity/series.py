@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import zarr
 
 from yprovd.config import PROV_FILE
-from yprovd.stitch import SERIES_DIR
+from yprovd.stitch import PACKED_SERIES, SERIES_DIR
 from yprovd.stitch.validity.files import guarded
 
 _TOLERANCE = 1e-9
@@ -21,10 +22,18 @@ _OVERFLOWS = 1e300
 
 def check_series(run_dir: Path, doc: dict[str, Any], problems: list[str]) -> None:
     claims = [r for r in (doc.get("entity") or {}).values() if isinstance(r, dict) and "yp:count" in r]
-    if not (run_dir / SERIES_DIR).is_dir():
+    packed = run_dir / PACKED_SERIES
+    if (run_dir / SERIES_DIR).is_dir():
+        _check_claims(zarr.open_group(run_dir / SERIES_DIR, mode="r"), claims, doc, problems)
+    elif packed.is_file():  # an unpacked zip file of the run: its crate lists this file, and no folder
+        zipfile.ZipFile(packed).close()  # raises what is wrong with it, which the store would hide
+        with zarr.storage.ZipStore(packed, mode="r") as store:
+            _check_claims(zarr.open_group(store, mode="r"), claims, doc, problems)
+    else:
         problems.append(f"{SERIES_DIR}: is missing")
-        return
-    store = zarr.open_group(run_dir / SERIES_DIR, mode="r")
+
+
+def _check_claims(store: Any, claims: list[dict[str, Any]], doc: dict[str, Any], problems: list[str]) -> None:
     for claim in claims:
         folder, _, path = str(claim.get("prov:location", "")).partition("/")
         try:
