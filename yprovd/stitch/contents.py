@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from yprovd.config import COLLECTOR_FILE, KEY_FILE, PUSH_FILE, SPOOL_DIR
+from yprovd.config import COLLECTOR_FILE, KEY_FILE, PUSH_FILE, PUSH_LOCK, SPOOL_DIR
 from yprovd.stitch import CRATE_FILE, SERIES_DIR
 from yprovd.stitch.entities import id_of_path
 
@@ -27,7 +27,7 @@ def _temporary(name: str) -> bool:
 
 
 #: Entries of a run's directory that are no part of its archive, or are listed in another way.
-NOT_LISTED = {SPOOL_DIR, SERIES_DIR, CRATE_FILE, KEY_FILE, COLLECTOR_FILE, PUSH_FILE, _PLACING_LOG}
+NOT_LISTED = {SPOOL_DIR, SERIES_DIR, CRATE_FILE, KEY_FILE, COLLECTOR_FILE, PUSH_FILE, PUSH_LOCK, _PLACING_LOG}
 
 
 def archive_files(run_dir: Path) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from yprovd.stitch.absences import absences_of
 from yprovd.stitch.document import json_text
 from yprovd.stitch.record import Record, Samples
 
@@ -153,7 +154,7 @@ def watch_of(record: Record) -> Watch:
     sensors = {m.device.id for s in blocks for m in s.schema.metrics if m.device and m.device.cls == "sensor"}
     absent: Counter[tuple[str, str]] = Counter()
     for node in record.nodes:
-        absent.update({(a.sensor, a.reason) for s in node.samples for a in s.schema.absences})
+        absent.update({(a.sensor, a.reason) for a in absences_of(node)})
     total = len(record.nodes)
     return Watch(
         begin_ns=min((int(s.wall_ns.min()) for s in with_rows), default=0),
