@@ -29,7 +29,7 @@ VERIFY = r"""
 export GIT_DIR=$(mktemp -d); git init --quiet --bare
 find . \( -path ./spool -o -regex '\./\.\(partial-[^/]*\|[^/]*\.tmp\)' \) -prune -o -type f \
   ! -path ./ro-crate-metadata.json ! -path ./logs/daemons.log ! -path ./.keys ! -path ./collector.json \
-  ! -path ./.push.json ! -name '.partial-*' ! -name '.*.tmp' -printf '%P\0' |
+  ! -path ./.push.json ! -path ./.push.lock ! -name '.partial-*' ! -name '.*.tmp' -printf '%P\0' |
   xargs -0 -n1 sh -c 'printf "100644 %s\t%s\0" "$(git hash-object --no-filters -- "$0")" "$0"' |
   git update-index -z --index-info
 echo "swh:1:dir:$(git write-tree --missing-ok)"; rm -rf "$GIT_DIR"
