@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tests.archives import make_run
 from tests.stitch.builders import RunSpool, counter, gauge
 from tests.stitch.golden.small import make_run_dir, small_attribution, small_record, small_series
 from yprovd.model import Device
+from yprovd.stitch import stitch
 from yprovd.stitch.align import figures_of
 from yprovd.stitch.attribution import attribute
-from yprovd.stitch.crate import build_crate
+from yprovd.stitch.crate import build_crate, file_hash, folder_hash, path_of_id
+from yprovd.stitch.identity import content_id
 from yprovd.stitch.provenance import build_document
 from yprovd.stitch.series import write_series
 from yprovd.stitch.storage import LARGE
@@ -353,8 +357,8 @@ def metered(run_dir: Path, *, energy: list[float], counts: list[int], counts_gpu
     """The store of `small_series` with the table of meters, and a document that names it."""
     root = zarr.open_group(run_dir / "series.zarr")
     for name, values, dtype in (("energy", energy, "f8"), ("counts", counts, "i1"), ("counts_gpu", counts_gpu, "i1")):
-        root.create_array(f"meters/{name}", shape=(len(values),), dtype=dtype)[:] = values
-    rewrite(run_dir, lambda doc: doc["entity"]["run:energy"].__setitem__("prov:location", "series.zarr/meters"))
+        root.create_array(f"meters/{name}", shape=(len(values),), dtype=dtype, overwrite=True)[:] = values
+    rewrite(run_dir, lambda doc: None)
 
 
 def test_meters_that_add_up_to_the_figures_are_no_problem(run_dir: Path) -> None:
@@ -369,6 +373,244 @@ def test_meters_that_do_not_add_up_are_found(run_dir: Path) -> None:
 
 
 def test_a_table_of_meters_that_is_gone_is_found(run_dir: Path) -> None:
-    rewrite(run_dir, lambda doc: doc["entity"]["run:energy"].__setitem__("prov:location", "series.zarr/meters"))
+    shutil.rmtree(run_dir / "series.zarr/meters/energy")
+    rewrite(run_dir, lambda doc: None)
     (problem,) = validate_run(run_dir)
     assert "meters/energy" in problem
+
+
+# what is not claimed is missed
+
+
+def stitched_again(run: Path) -> None:
+    """A crate that fits the files as they are now: whoever changed the store or prov.json made it anew as well."""
+    path = run / "ro-crate-metadata.json"
+    crate = json.loads(path.read_text())
+    for entity in crate["@graph"]:
+        name = path_of_id(entity["@id"])
+        if entity["@type"] == "File" and (run / name).is_file():
+            size, entity["sha256"] = file_hash(run / name)
+            entity["contentSize"] = str(size)
+        elif name == "series.zarr/":
+            entity["sha256"] = folder_hash(run / name)[2]
+        elif name == "./":
+            entity["identifier"][1] = content_id(run)
+    path.write_text(json.dumps(crate))
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with contexts, epochs, meters and gaps, as the stitch leaves it."""
+    return make_run(tmp_path_factory.mktemp("real")).path
+
+
+@pytest.fixture
+def archive(real: Path, tmp_path: Path) -> Path:
+    shutil.copytree(real, tmp_path / "archive")
+    return tmp_path / "archive"
+
+
+def changed(run: Path, change: Callable[[dict[str, Any]], Any]) -> list[str]:
+    """The problems of an archive whose prov.json was changed, and its crate made to fit."""
+    doc = json.loads((run / "prov.json").read_text())
+    change(doc)
+    (run / "prov.json").write_text(json.dumps(doc))
+    stitched_again(run)
+    return validate_run(run)
+
+
+def double(value: float) -> dict[str, str]:
+    return {"$": repr(value), "type": "xsd:double"}
+
+
+def test_an_archive_that_was_only_described_anew_has_no_problem(archive: Path) -> None:
+    assert changed(archive, lambda doc: None) == []
+
+
+@pytest.mark.parametrize(("name", "key", "found"), [
+    ("run:run", "gpuHours", 0.011111111111111112), ("run:ctx/training", "energyJ", 160.0),
+    ("run:ctx/training", "gpuHours", 0.008888888888888889), ("run:ctx/training", "durationSeconds", 8.0),
+    ("run:ctx/training", "energyOutsideJ", 4.0), ("run:ctx/training/epoch/1", "energyJ", 78.0),
+    ("run:ctx/training/epoch/1", "firstStep", 1.0), ("run:ctx/training", "opened", 2.0),
+    ("run:ctx/training", "epochCount", 2.0),
+])
+def test_a_changed_figure_of_an_activity_is_found(archive: Path, name: str, key: str, found: float) -> None:
+    problems = changed(archive, lambda doc: doc["activity"][name].__setitem__(f"yp:{key}", double(2.5)))
+    assert f"series.zarr: `accounts` says of `{name}` {key} {found}; prov.json says 2.5" in problems
+    assert len(problems) == (2 if name == "run:run" else 1)  # the crate has the run's
+
+
+def test_figures_that_were_taken_out_or_added_are_found(archive: Path) -> None:
+    def change(doc: dict[str, Any]) -> None:
+        doc["activity"]["run:ctx/training"].pop("yp:energyJ")
+        doc["activity"]["run:ctx/training"]["yp:peakMemoryBytes"] = {"$": "5", "type": "xsd:int"}
+
+    assert changed(archive, change) == [
+        "series.zarr: `accounts` says of `run:ctx/training` energyJ 160.0; prov.json says None",
+        "series.zarr: `accounts` says of `run:ctx/training` peakMemoryBytes None; prov.json says 5"]
+
+
+def test_energy_of_the_run_that_is_not_that_of_the_report_is_found(run_dir: Path) -> None:
+    """Also where there are no accounts of parts."""
+    shutil.rmtree(run_dir / "series.zarr/accounts")
+
+    def change(doc: dict[str, Any]) -> None:
+        doc["activity"] = {"run:run": doc["activity"]["run:run"] | {"yp:energyJ": double(7.0)}}
+
+    problems = changed(run_dir, change)
+    assert "prov.json: `run:run` says energyJ 7.0; the energy of the run says 100.0" in problems
+
+
+@pytest.mark.parametrize("change", [
+    lambda energy: energy.__setitem__("prov:location", "elsewhere"),
+    lambda energy: (energy.pop("prov:location"), energy.__setitem__("yp:energyJ", double(5.0)))])
+def test_energy_that_does_not_say_what_counted_it_is_found(archive: Path, change: Callable[[Any], Any]) -> None:
+    problems = changed(archive, lambda doc: change(doc["entity"]["run:energy"]))
+    assert "prov.json: the energy says at no prov:location which meters counted it: series.zarr/meters" in problems
+
+
+def test_an_activity_that_is_gone_is_found(archive: Path) -> None:
+    def change(doc: dict[str, Any]) -> None:
+        gone = "run:ctx/training/epoch/0"
+        doc["activity"].pop(gone)
+        for records in doc.values():
+            for name in [n for n, r in records.items() if isinstance(r, dict) and gone in r.values()]:
+                del records[name]
+
+    assert changed(archive, change) == [
+        "series.zarr: `accounts` holds 2 epochs; prov.json names 1 and leaves 0 out"]
+
+
+def test_accounts_that_are_gone_are_found(run_dir: Path) -> None:
+    shutil.rmtree(run_dir / "series.zarr/accounts")
+    assert changed(run_dir, lambda doc: None) == [
+        "series.zarr: `accounts` is missing; prov.json has 6 contexts, epochs and spans"]
+
+
+LOSS = "run:series/metrics/training/loss"
+
+
+def without_loss(doc: dict[str, Any]) -> None:
+    doc["entity"].pop(LOSS)
+    for relation in ("hadMember", "wasGeneratedBy"):
+        doc[relation] = {n: r for n, r in doc[relation].items() if LOSS not in r.values()}
+
+
+@pytest.mark.parametrize(("change", "expected"), [
+    (lambda doc: doc["entity"][LOSS].pop("yp:count"), "the series `loss` has no yp:count"),
+    (without_loss, "names 8 series and leaves 0 out; its yp:seriesCount is 9"),
+    (lambda doc: doc["entity"]["run:telemetry"].__setitem__("yp:seriesCount", {"$": "9999", "type": "xsd:int"}),
+     "names 9 series and leaves 0 out; its yp:seriesCount is 9999"),
+    (lambda doc: doc["entity"]["run:telemetry"].pop("yp:seriesCount"), "its yp:seriesCount is no number"),
+    (lambda doc: doc["activity"]["run:run"].__setitem__("yp:seriesOmitted", {"$": "1", "type": "xsd:int"}),
+     "names 9 series and leaves 1 out; its yp:seriesCount is 9"),
+])
+def test_a_series_that_is_not_spoken_of_is_missed(
+    archive: Path, change: Callable[[dict[str, Any]], Any], expected: str
+) -> None:
+    assert any(expected in p for p in changed(archive, change))
+
+
+@pytest.mark.parametrize("array", ["accounts/energy", "spans/begin", "params/value", "host/time", "rapl/energy_start",
+                                   "metrics/training/step", "events/name"])
+def test_lost_values_are_found_although_they_read_as_missing(archive: Path, array: str) -> None:
+    (chunk,) = (archive / "series.zarr" / array).glob("c*")
+    chunk.unlink()
+    stitched_again(archive)
+    assert f"series.zarr: `{array}` has 0 files of values; 1 were written" in validate_run(archive)
+
+
+def test_values_that_need_no_file_are_not_missed(archive: Path) -> None:
+    """zarr writes none for a chunk of nothing but missing values."""
+    sparse = json.loads(zarr.open_group(archive / "series.zarr", mode="r").attrs["sparse"])
+    assert sparse["meters/counts_gpu"] == 0
+    assert not list((archive / "series.zarr/meters/counts_gpu").glob("c*"))
+    assert validate_run(archive) == []
+
+
+# the crate and prov.json speak of one run
+
+
+def crate_of(run: Path, change: Callable[[dict[str, Any]], Any]) -> list[str]:
+    """The problems of an archive of whose crate one entity was changed; every checksum in it is as it was."""
+    path = run / "ro-crate-metadata.json"
+    crate = json.loads(path.read_text())
+    change(crate | {e["@id"]: e for e in crate["@graph"]} | {
+        "action": next(e for e in crate["@graph"] if e["@type"] == "CreateAction"), "all": crate})
+    path.write_text(json.dumps(crate))
+    return validate_run(run)
+
+
+SAYS = "ro-crate-metadata.json: "
+OTHER = "urn:uuid:00000000-0000-0000-0000-000000000000"
+
+
+@pytest.mark.parametrize(("change", "expected"), [
+    (lambda c: c["./"].pop("identifier"),
+     ["does not state the run's identifier, `urn:uuid:0b7c1a52-3f6e-4d1c-9a43-6d2f8e1b7c55`",
+      "states no identifier of its content (swh:1:dir:...)"]),
+    (lambda c: c["./"]["identifier"].__setitem__(0, OTHER),
+     ["does not state the run's identifier, `urn:uuid:0b7c1a52-3f6e-4d1c-9a43-6d2f8e1b7c55`"]),
+    (lambda c: c["./"].__setitem__("identifier", c["./"]["identifier"][0]),
+     ["states no identifier of its content (swh:1:dir:...)"]),
+    (lambda c: c["all"].pop("@context"), ["has no @context of RO-Crate 1.1"]),
+    (lambda c: c["all"].__setitem__("@context", "https://schema.org"), ["has no @context of RO-Crate 1.1"]),
+    (lambda c: c["./"].__setitem__("hasPart", [p for p in c["./"]["hasPart"] if p["@id"] != "series.zarr/"]),
+     ["`series.zarr/` is no part of the root"]),
+    (lambda c: c["action"].__setitem__("result", {"@id": "none.csv"}),
+     ["`#run-0b7c1a52-3f6e-4d1c-9a43-6d2f8e1b7c55` refers with result to `none.csv`, which is not there"]),
+    (lambda c: c["action"]["object"].append({"@id": "artifacts/none.bin"}),
+     ["`#run-0b7c1a52-3f6e-4d1c-9a43-6d2f8e1b7c55` refers with object to `artifacts/none.bin`, which is not there"]),
+    (lambda c: c["action"].__setitem__("actionStatus", "http://schema.org/FailedActionStatus"),
+     ["says actionStatus http://schema.org/FailedActionStatus; prov.json says `completed`"]),
+    (lambda c: c["#usage-energyJ"].__setitem__("value", 1e9), ["says energyJ 1000000000.0; prov.json says 100.0"]),
+    (lambda c: c["#usage-cpuSeconds"].__setitem__("value", 1), ["says cpuSeconds 1; prov.json says 3.25"]),
+    (lambda c: c["action"].pop("resourceUsage"), [
+        "says durationSeconds None; prov.json says 10.0", "says energyJ None; prov.json says 100.0",
+        "says gpuEnergyJ None; prov.json says 40.0", "says gpuHours None; prov.json says 0.005",
+        "says cpuSeconds None; prov.json says 3.25", "says peakMemoryBytes None; prov.json says 5000000000",
+        "says gpuPeakMemoryBytes None; prov.json says 40000000000"]),
+    (lambda c: c["all"]["@graph"].append(dict(c["run.json"])), ["has two entities with one @id"]),
+    (lambda c: c["./"].pop("conformsTo"), ["does not say that it conforms to Process Run Crate"]),
+    (lambda c: c["./"].__setitem__("conformsTo", {"@id": "ro-crate-metadata.json"}),
+     ["does not say that it conforms to Process Run Crate"]),
+])
+def test_a_crate_that_says_less_or_something_else_is_found(
+    run_dir: Path, change: Callable[[dict[str, Any]], Any], expected: list[str]
+) -> None:
+    assert crate_of(run_dir, change) == [SAYS + text for text in expected]
+
+
+@pytest.mark.parametrize(("record", "expected"), [
+    ({"prov:location": "source/train.py", "yp:sha256": "0" * 64},
+     "prov.json: `run:new` has another sha256 than `source/train.py`"),
+    ({"prov:location": "artifacts/none.bin"}, "prov.json: `run:new` is at `artifacts/none.bin`, which is not there"),
+    ({"prov:location": "artifacts/none.bin", "yp:path": "artifacts/none.bin"}, None),  # nowhere else, so no copy
+    ({"prov:location": "artifacts/odd näme #1?.txt", "yp:path": "/tmp/x"}, None),
+])
+def test_a_copy_that_is_not_what_the_document_says_is_found(
+    archive: Path, record: dict[str, Any], expected: str | None
+) -> None:
+    (archive / "artifacts/odd näme #1?.txt").write_text("x")
+    problems = changed(archive, lambda doc: doc["entity"].__setitem__("run:new", record))
+    assert [p for p in problems if "odd näme" not in p] == ([expected] if expected else [])
+
+
+def test_links_and_pipes_beside_the_archive_are_found(run_dir: Path) -> None:
+    (run_dir / "link").symlink_to("/etc")
+    (run_dir / "logs/gone").symlink_to("nowhere")
+    (run_dir / "series.zarr/rapl/more").symlink_to("energy")
+    os.mkfifo(run_dir / "artifacts/pipe")
+    (run_dir / "spool/link").symlink_to("/etc")  # no part of the archive
+    found = [f"{SAYS}`{name}` is neither a file nor a folder, and no part of the archive"
+             for name in ("link", "artifacts/pipe", "logs/gone", "series.zarr/rapl/more")]
+    assert sorted(validate_run(run_dir)) == sorted(found)
+
+
+def test_what_a_job_made_of_its_directory_does_not_keep_the_spool(tmp_path: Path) -> None:
+    """The stitch checks what it made: else a link that a job puts there would leave every run unfinished."""
+    kept = make_run(tmp_path, keep_spool=True).path
+    (kept / "latest").symlink_to("artifacts")
+    stitch(kept, keep_spool=False)
+    assert not (kept / "spool").exists()
+    assert validate_run(kept) == [f"{SAYS}`latest` is neither a file nor a folder, and no part of the archive"]

@@ -5,6 +5,10 @@ small array, where `create_array` and a write in a LocalStore take 3.6 ms. Nobod
 
 The metadata of all arrays is written again into that of the root, as `zarr.consolidate_metadata` does it: xarray warns
 where it is not found, although it is not in the specification (readers may ignore it, and this store never changes).
+
+zarr writes no file for a chunk (or shard) that holds nothing but the fill value, and so a lost file reads as missing
+values. The root's attribute `sparse`, as JSON text, is `{path: files}` of the arrays that have fewer files than chunks:
+all others have one for each.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -39,6 +44,7 @@ BATCH = 16 << 20
 LARGE = 4096
 #: Bytes of a percent-encoded name; file systems allow 255.
 LONGEST = 200
+SPARSE = "sparse"
 EPOCH = "since 1970-01-01T00:00:00Z"
 
 # Level 3 of blosc is zstd 5 or so and level 5 is zstd 9: 1 % larger, and 2.4 times faster to make.
@@ -68,6 +74,12 @@ def layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | N
         return chunk, None
     whole = tuple(min(max(1, m // c), -(-n // c)) * c for n, c, m in zip(shape, chunk, most, strict=True))
     return chunk, whole
+
+
+def files_of(metadata: Mapping[str, Any]) -> int:
+    """How many files an array has when it has one for each chunk (each shard, where it has shards)."""
+    step = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    return math.prod(-(-n // c) for n, c in zip(metadata["shape"], step, strict=True))
 
 
 def text(value: str) -> str:
@@ -110,6 +122,7 @@ class Store:
         self._bytes = 0
         self._writing: Future[None] | None = None
         self._metadata: dict[str, Any] = {}
+        self._files: Counter[str] = Counter()
         os.makedirs(path)
         self._made = {os.fspath(path)}
         self.group("", attributes)
@@ -166,6 +179,9 @@ class Store:
         self._pool.shutdown()
         root = self._metadata.pop("")
         below = dict(sorted(self._metadata.items()))
+        sparse = {path: self._files[path] for path, about in below.items()
+                  if about["node_type"] == "array" and self._files[path] < files_of(about)}
+        root["attributes"][SPARSE] = json.dumps(sparse, ensure_ascii=False)
         root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": below}
         self._file("", "zarr.json", memoryview(json.dumps(root, allow_nan=False).encode()))
 
@@ -191,6 +207,8 @@ class Store:
                 if folder in self._metadata:
                     continue  # zarr makes a group anew, without its attributes, for the arrays of a later batch
                 self._metadata[folder] = json.loads(data.tobytes())
+            else:
+                self._files[folder] += 1
             self._file(folder, name, data)
 
     def _file(self, folder: str, name: str, data: memoryview) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from yprovd.stitch import CRATE_FILE, SERIES_DIR
-from yprovd.stitch.crate import PROFILE, archive_files, file_hash, folder_hash, path_of_id
+from yprovd.stitch.crate import CONTEXT, PROFILE, archive_files, file_hash, folder_hash, path_of_id
+from yprovd.stitch.validity.agreement import check_agreement
 from yprovd.stitch.validity.files import read_json
+
+#: An IRI with a scheme: what it stands for is not in the crate.
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 def has_ended(document: dict[str, Any] | None) -> bool:
@@ -19,7 +24,10 @@ def has_ended(document: dict[str, Any] | None) -> bool:
     return not isinstance(run, dict) or "yp:exitCode" in run
 
 
-def check_crate(run_dir: Path, problems: list[str], *, ended: bool) -> None:
+def check_crate(
+    run_dir: Path, problems: list[str], *, ended: bool, document: dict[str, Any] | None = None
+) -> None:
+    """`document`: prov.json, with which the crate has to agree."""
     doc = read_json(run_dir, CRATE_FILE, problems)
     if doc is None:
         return
@@ -40,10 +48,12 @@ def check_crate(run_dir: Path, problems: list[str], *, ended: bool) -> None:
         return
     if PROFILE not in _references(root.get("conformsTo")):
         wrong("does not say that it conforms to Process Run Crate")
+    if CONTEXT[0] not in (told if isinstance(told := doc.get("@context"), list) else [told]):
+        wrong("has no @context of RO-Crate 1.1")
     for entity in graph:
         for key, value in entity.items():
             for reference in _references(value):
-                if reference.startswith("#") and reference not in entities:
+                if not _ABSOLUTE.match(reference) and reference not in entities:
                     wrong(f"`{entity['@id']}` refers with {key} to `{reference}`, which is not there")
     if not any("CreateAction" in _types(e) and _references(e.get("instrument")) for e in graph):
         wrong("has no action with an instrument")
@@ -58,6 +68,8 @@ def check_crate(run_dir: Path, problems: list[str], *, ended: bool) -> None:
         if name not in files:
             wrong(f"the file `{name}` is not listed")
     store = entities.get(f"{SERIES_DIR}/")
+    if store is not None and f"{SERIES_DIR}/" not in listed:
+        wrong(f"`{SERIES_DIR}/` is no part of the root")
     if (run_dir / SERIES_DIR).is_dir():
         if store is None:
             wrong(f"`{SERIES_DIR}/` is not listed")
@@ -65,6 +77,8 @@ def check_crate(run_dir: Path, problems: list[str], *, ended: bool) -> None:
             wrong(f"`{SERIES_DIR}/` is not as it was: its sha256 differs")
     elif store is not None:
         wrong(f"`{SERIES_DIR}/` is listed and missing")
+    if isinstance(document, dict):
+        check_agreement(entities, document, wrong)
 
 
 def _crate_file(
