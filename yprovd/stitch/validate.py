@@ -15,6 +15,7 @@ from yprovd.stitch.validity.constraints import violations
 from yprovd.stitch.validity.crate import check_crate, has_ended
 from yprovd.stitch.validity.document import check_document, check_prov
 from yprovd.stitch.validity.files import guarded, strict_json
+from yprovd.stitch.validity.rdf import add_rdf
 from yprovd.stitch.validity.statements import Document, from_json, from_prov
 
 __all__ = ["FORMATS", "check_document", "validate_file", "validate_run"]
@@ -67,4 +68,7 @@ def _through_prov(path: Path, how: dict[str, Any]) -> Document:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what prov will not read in a later version is none of validity
-        return from_prov(ProvDocument.deserialize(str(path), **how))
+        document = from_prov(ProvDocument.deserialize(str(path), **how))
+        if how["format"] == "rdf":
+            add_rdf(document, path, how["rdf_format"])
+    return document
