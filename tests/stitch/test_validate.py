@@ -293,6 +293,28 @@ def change_of(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     ("activity|run:run|prov:endTime", "2025-01-01T00:00:00+00:00", "the times given contradict constraint"),
     ("activity|run:run|prov:endTime", "2027-01-01T00:00:00", "has a time without a zone"),
     ("activity|run:run|prov:endTime", 12, "no ISO 8601"),
+    ("activity|run:run|prov:endTime", "2027-01-01", "no ISO 8601"),
+    ("activity|run:run|prov:endTime", "2027-01-01 00:00:00+00:00", "no ISO 8601"),
+    ("entity|run:job|yp:two", {"$": "abc", "type": "xsd:int"}, "has a yp:two that is no xsd:int: `abc`"),
+    ("entity|run:job|yp:two", {"$": "2147483648", "type": "xsd:int"}, "that is no xsd:int: `2147483648`"),
+    ("entity|run:job|yp:two", {"$": "9223372036854775808", "type": "xsd:long"}, "that is no xsd:long"),
+    ("entity|run:job|yp:two", {"$": "1.0", "type": "xsd:integer"}, "that is no xsd:integer: `1.0`"),
+    ("entity|run:job|yp:two", {"$": "1,5", "type": "xsd:double"}, "that is no xsd:double: `1,5`"),
+    ("entity|run:job|yp:two", {"$": "nan", "type": "xsd:double"}, "that is no xsd:double: `nan`"),
+    ("entity|run:job|yp:two", {"$": "True", "type": "xsd:boolean"}, "that is no xsd:boolean: `True`"),
+    ("entity|run:job|yp:two", {"$": "2027-01-01", "type": "xsd:dateTime"}, "that is no xsd:dateTime: `2027-01-01`"),
+    ("wasStartedBy|_:x", {"prov:activity": "run:run", "prov:trigger": "run:job", "yp:two": {
+        "$": "abc", "type": "xsd:int"}}, "has a yp:two that is no xsd:int: `abc`"),
+    ("used|_:x", {"prov:activity": "run:run", "prov:entity": "run:job", "prov:nonsense": "x"},
+     "used `_:x` has a prov:nonsense, which PROV does not know there"),
+    ("entity|run:job|prov:nonsense", "x", "has a prov:nonsense, which PROV does not know there"),
+    ("entity|run:job|prov:endTime", "2027-01-01T00:00:00+00:00", "has a prov:endTime, which PROV does not know there"),
+    ("activity|run:run|prov:value", "x", "has a prov:value, which PROV does not know there"),
+    ("prefix|yp", "not an iri", "the namespace `yp` is no IRI: `not an iri`"),
+    ("prefix|other", "//relative", "the namespace `other` is no IRI"),
+    ("prefix|other", 5, "the namespace `other` is no IRI"),
+    ("prefix|prov", "http://example.org/", "`prov` is bound to `http://example.org/`; it is `http://www.w3.org/ns/pr"),
+    ("prefix|xsd", "http://www.w3.org/2001/XMLSchema", "`xsd` is bound to `http://www.w3.org/2001/XMLSchema`; it is"),
     ("used|name", {"prov:activity": "run:run", "prov:entity": "run:job"}, "used `name` has a name"),
     ("used|_:x", {"prov:activity": "run:run"}, "used `_:x` has no prov:entity"),
     ("used|_:x", {"prov:activity": "run:job", "prov:entity": "run:job"},
@@ -320,6 +342,18 @@ def test_document_check_names_the_fault(path: str, value: Any, expected: str) ->
     change_of(path, value)(doc)
     problems = check_document(doc)
     assert any(expected in p for p in problems), problems
+
+
+@pytest.mark.parametrize("value", [
+    {"$": "-2147483648", "type": "xsd:int"}, {"$": "+5", "type": "xsd:int"}, {"$": "1" * 300, "type": "xsd:integer"},
+    {"$": "-9223372036854775808", "type": "xsd:long"}, {"$": "1.5E-7", "type": "xsd:double"},
+    {"$": "-INF", "type": "xsd:double"}, {"$": "NaN", "type": "xsd:double"}, {"$": ".5", "type": "xsd:double"},
+    {"$": "true", "type": "xsd:boolean"}, {"$": "0", "type": "xsd:boolean"}, {"$": "x", "lang": "en"},
+    {"$": "2026-01-01T24:00:00", "type": "xsd:dateTime"}, {"$": "a b", "type": "yp:Own"}])
+def test_values_of_a_type_are_no_fault(value: dict[str, str]) -> None:
+    doc = document()
+    doc["entity"]["run:job"]["yp:two"] = value
+    assert check_document(doc) == []
 
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),

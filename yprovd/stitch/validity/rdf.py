@@ -36,7 +36,7 @@ def add_rdf(out: Document, path: Path, rdf_format: str) -> None:
         if not isinstance(subject, URIRef) or not isinstance(thing, URIRef):
             continue  # blank nodes are the qualified relations, which `prov` reads
         bundle = "" if context in (None, DATASET_DEFAULT_GRAPH_ID) else str(context)
-        for iri in (str(subject), str(thing)):
+        for iri in (str(subject), str(thing), bundle):
             out.names.setdefault(iri, _called(iri, spaces))
         for statement in _statements(str(subject), str(predicate), str(thing), str(RDF.type)):
             out.instances.setdefault(bundle, []).append(statement)
