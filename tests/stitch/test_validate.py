@@ -21,7 +21,7 @@ from tests.archives import make_run
 from tests.stitch.builders import RunSpool, counter, gauge
 from tests.stitch.golden.small import make_run_dir, small_attribution, small_record, small_series
 from yprovd.model import Device
-from yprovd.stitch import stitch
+from yprovd.stitch import provenance, stitch
 from yprovd.stitch.align import figures_of
 from yprovd.stitch.attribution import attribute
 from yprovd.stitch.crate import build_crate, file_hash, folder_hash, path_of_id
@@ -212,6 +212,55 @@ def test_whatever_was_measured_and_logged_has_the_figures_that_the_stitch_gives_
     series = write_series(record, attribution, path / "series.zarr")
     problems: list[str] = []
     check_series(path, json.loads(build_document(record, attribution, series)), problems)
+    assert problems == []
+
+
+#: Names of which two have one identifier, or whose identifier does not give the name back.
+TRICKY = ["training", "training/epoch/0", "a/span/b", "a", "b", "b-2", "", " ", "\udcff", "\\udcff", "x" * 300, "%",
+          "ü/", "/", "a" * 150 + "/span/" + "b" * 150]
+PARTS = st.recursive(st.none(), lambda inner: st.lists(st.tuples(
+    st.sampled_from(["context", "epoch", "span"]), st.sampled_from(TRICKY) | st.text(max_size=3), st.integers(0, 2),
+    inner), max_size=4), max_leaves=10)
+
+
+def opened(rank: Any, parts: Any, begin: float, end: float) -> None:
+    """Opens the parts one after the other, and theirs within them."""
+    width = (end - begin) / max(1, len(parts or ()))
+    for i, (kind, name, number, inner) in enumerate(parts or ()):
+        first, last = begin + i * width, begin + (i + 0.9) * width
+        with rank.span(first, last, kind, number if kind == "epoch" else name):
+            rank.metrics(first, [(first, "loss", 0.5, i, name if kind == "context" else None, None)])
+            opened(rank, inner, first, last)
+
+
+@settings(max_examples=40, deadline=None)
+@given(parts=PARTS, energies=st.lists(st.floats(0, 1e6) | st.just(math.nan) | st.floats(-1e15, 1e15), max_size=6),
+       most=st.sampled_from([1, 2, 100]))
+def test_whatever_a_script_calls_its_parts_they_are_found_in_the_accounts(
+    tmp_path_factory: pytest.TempPathFactory, parts: Any, energies: list[float], most: int
+) -> None:
+    """Else a stitch would reject its own archive."""
+    path = tmp_path_factory.mktemp("parts")
+    (path / "spool").mkdir()
+    run = RunSpool(path / "spool")
+    run.begin()
+    power = gauge("hw.power", "W", 0.001, Device("rapl", "package-0", "", {"meter": "cpu", "summed": True}))
+    node = run.node("n1", [power, gauge("process.memory.usage", "By", 1024.0)])
+    for i, watts in enumerate(energies):
+        node.sample(10.0 * i / len(energies), [watts, abs(watts)])
+    opened(run.process("n1", rank=0), parts, 1.0, 9.0)
+    run.finish(10.0)
+    record = run.record()
+    attribution = attribute(record)
+    series = write_series(record, attribution, path / "series.zarr")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "MOST", provenance.MOST | {"context": most, "epoch": most, "span": most})
+        document = json.loads(build_document(record, attribution, series))
+    problems = check_document(document)
+    check_series(path, document, problems)
+    (path / "prov.json").write_text(json.dumps(document))
+    (path / "ro-crate-metadata.json").write_bytes(build_crate(path, record, attribution))
+    check_crate(path, problems, ended=True, document=document)
     assert problems == []
 
 

@@ -76,10 +76,9 @@ def layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | N
     return chunk, whole
 
 
-def files_of(metadata: Mapping[str, Any]) -> int:
-    """How many files an array has when it has one for each chunk (each shard, where it has shards)."""
-    step = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    return math.prod(-(-n // c) for n, c in zip(metadata["shape"], step, strict=True))
+def files_of(shape: Sequence[int], step: Sequence[int]) -> int:
+    """How many files an array has when it has one for each chunk, or for each shard, where it has shards."""
+    return math.prod(-(-n // c) for n, c in zip(shape, step, strict=True))
 
 
 def text(value: str) -> str:
@@ -179,8 +178,8 @@ class Store:
         self._pool.shutdown()
         root = self._metadata.pop("")
         below = dict(sorted(self._metadata.items()))
-        sparse = {path: self._files[path] for path, about in below.items()
-                  if about["node_type"] == "array" and self._files[path] < files_of(about)}
+        sparse = {path: self._files[path] for path, about in below.items() if about["node_type"] == "array"
+                  and self._files[path] < files_of(about["shape"], about["chunk_grid"]["configuration"]["chunk_shape"])}
         root["attributes"][SPARSE] = json.dumps(sparse, ensure_ascii=False)
         root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": below}
         self._file("", "zarr.json", memoryview(json.dumps(root, allow_nan=False).encode()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from functools import lru_cache
 
 XSD = "http://www.w3.org/2001/XMLSchema#"
 
@@ -12,8 +13,8 @@ _DATE_TIME = re.compile(r"(-?(?:[1-9]\d{3,}|0\d{3}))-(\d\d)-(\d\d)T(\d\d):(\d\d)
                         re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _DOUBLE = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?INF|NaN", re.ASCII)
-#: Types with whole numbers: the bits that they have, None for any.
-_BITS: dict[str, int | None] = {"int": 32, "long": 64, "integer": None}
+#: Types with whole numbers: the least of each, None where there is none.
+_LEAST: dict[str, int | None] = {"int": -(1 << 31), "long": -(1 << 63), "integer": None}
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -32,6 +33,7 @@ class Instant:
         return f"{text[:19]}.{self.fraction}{text[19:]}" if self.fraction else text
 
 
+@lru_cache(maxsize=4096)  # the times of a document are those of few events
 def instant(value: str) -> Instant | None:
     """An xsd:dateTime; None for one whose year is none of Python's (1 to 9999). Raises ValueError, TypeError."""
     match = _DATE_TIME.fullmatch(value)
@@ -74,10 +76,10 @@ def moment_of(time: datetime) -> Instant:
 
 def is_of_type(text: str, datatype: str) -> bool:
     """Whether `text` is a value of the type `xsd:...`; of one that is not in here, any is."""
-    if datatype in _BITS:
-        bits = _BITS[datatype]
+    if datatype in _LEAST:
+        least = _LEAST[datatype]
         return _INTEGER.fullmatch(text) is not None and (
-            bits is None or (len(text) < 30 and -(1 << bits - 1) <= int(text) < 1 << bits - 1))
+            least is None or (len(text) < 30 and least <= int(text) < -least))
     if datatype == "double":
         return _DOUBLE.fullmatch(text) is not None
     if datatype == "boolean":
