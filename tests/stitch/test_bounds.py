@@ -15,10 +15,12 @@ from tests.stitch.builders import RunSpool
 from tests.stitch.golden.small import small_attribution, small_record
 from tests.stitch.loads import meter, report
 from yprovd.model import Metric
+from yprovd.stitch.attribution import attribute
 from yprovd.stitch.columns import NEWER, columns_of, values_of
 from yprovd.stitch.crate import build_crate
 from yprovd.stitch.epochs import MOST_METRICS, final_metrics
 from yprovd.stitch.record import MetricTable, Process
+from yprovd.stitch.series import write_series
 from yprovd.stitch.validity.series import _statistics, check_series
 
 
@@ -80,6 +82,16 @@ def test_the_last_value_is_that_of_the_last_row_whatever_the_chunks() -> None:
     array = zarr.create_array(zarr.storage.MemoryStore(), shape=(2, 2), chunks=(2, 1), dtype="f8")
     array[:] = np.array([[1.0, 2.0], [3.0, math.nan]])
     assert _statistics(array, script=True).last == 3.0
+
+
+def test_names_that_are_not_utf_8_are_told_apart_from_those_that_look_like_them(run: RunSpool, tmp_path: Path) -> None:
+    """Two contexts with one path in the store: zarr refuses, and no archive is made."""
+    rank = run.process("n1", rank=0)
+    rank.metrics(1.0, [(1.0, name, 0.5, 0, name, None) for name in ("\udcff", "\\udcff")])
+    run.finish(2.0)
+    record = run.record()
+    write_series(record, attribute(record), tmp_path / "series.zarr")
+    assert len(list((tmp_path / "series.zarr/metrics").glob("*udcff*"))) == 2
 
 
 @pytest.mark.parametrize(("factor", "found"), [(1 + 1e-12, 0), (1 + 1e-7, 1)])

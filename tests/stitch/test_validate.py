@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -234,6 +234,9 @@ def opened(rank: Any, parts: Any, begin: float, end: float) -> None:
 
 
 @settings(max_examples=40, deadline=None)
+@example(parts=[("context", "training", 0, None), ("epoch", "", 0, [
+    ("context", "training", 0, None), ("context", "training/epoch/0", 0, None)])], energies=[], most=1)
+@example(parts=[("context", "\udcff", 0, None), ("context", "\\udcff", 0, None)], energies=[], most=2)
 @given(parts=PARTS, energies=st.lists(st.floats(0, 1e6) | st.just(math.nan) | st.floats(-1e15, 1e15), max_size=6),
        most=st.sampled_from([1, 2, 100]))
 def test_whatever_a_script_calls_its_parts_they_are_found_in_the_accounts(

@@ -98,15 +98,15 @@ def int64(value: int | None) -> int:
 
 
 def encoded(name: str, reserved: Iterable[str] = ()) -> str:
-    """A name as one component of a path, such that `urllib.parse.unquote` gives it back. An empty or very long name
-    cannot be given back: it is told apart by a hash. zarr takes a backslash for a slash."""
-    name = text(name)
-    out = _UNSAFE.sub(lambda m: "".join(f"%{b:02X}" for b in m[0].encode()), name)
+    """A name as one component of a path, such that `urllib.parse.unquote` gives it back. A name that is
+    empty, very long or not UTF-8 cannot be given back: it is told apart by a hash. zarr takes a backslash for a
+    slash."""
+    out = _UNSAFE.sub(lambda m: "".join(f"%{b:02X}" for b in m[0].encode()), text(name))
     if out.startswith((".", "__")) or out in reserved or out == "zarr.json":
         out = "".join(f"%{b:02X}" for b in out[0].encode()) + out[1:]
-    if not out or len(out.encode()) > LONGEST:
+    if not out or len(out.encode()) > LONGEST or text(name) != name:
         front = re.sub("%[0-9A-F]?$", "", out.encode()[:LONGEST - 17].decode(errors="ignore"))
-        out = f"{front}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        out = f"{front}~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
     return out
 
 

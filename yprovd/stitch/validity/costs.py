@@ -142,13 +142,17 @@ class _Table:
                     for k, how in (("cpuSeconds", "cpuMethod"), ("peakMemoryBytes", "peakMemoryMethod"))):
                 continue  # the run is no part of itself; what the kernel said of a short command is in no table
             said = number(record.get(f"yp:{key}"))
-            found = self._value(column, row) if column else float(self._epochs[self.path[row]]) or None
+            found = self._value(column, row) if column else self._epoch_count(row)
             if key in _BYTES and found is not None:
                 found = float(round(found)) if math.isfinite(found) else None
             if (found is None) != (said is None) or (found is not None and said is not None and not math.isclose(
                     found, said, rel_tol=_TOLERANCE)):
                 out.append((key, found, plain(record.get(f"yp:{key}"))))
         return out
+
+    def _epoch_count(self, row: int) -> float | None:
+        """Only the run and contexts have epochs; one of these may be called as an epoch of another is."""
+        return float(self._epochs[self.path[row]]) or None if self.kind[row] in ("run", "context") else None
 
     def _value(self, column: str, row: int) -> float | None:
         if column not in self._columns:
