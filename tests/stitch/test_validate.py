@@ -233,10 +233,11 @@ def opened(rank: Any, parts: Any, begin: float, end: float) -> None:
             opened(rank, inner, first, last)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @example(parts=[("context", "training", 0, None), ("epoch", "", 0, [
     ("context", "training", 0, None), ("context", "training/epoch/0", 0, None)])], energies=[], most=1)
-@example(parts=[("context", "\udcff", 0, None), ("context", "\\udcff", 0, None)], energies=[], most=2)
+@example(parts=[("epoch", "", 0, [("context", "\udcff", 0, None), ("context", "\\udcff", 0, None)])], energies=[],
+         most=2)
 @given(parts=PARTS, energies=st.lists(st.floats(0, 1e6) | st.just(math.nan) | st.floats(-1e15, 1e15), max_size=6),
        most=st.sampled_from([1, 2, 100]))
 def test_whatever_a_script_calls_its_parts_they_are_found_in_the_accounts(
@@ -518,7 +519,6 @@ def test_an_archive_that_was_only_described_anew_has_no_problem(archive: Path) -
     ("run:ctx/training", "gpuHours", 0.008888888888888889), ("run:ctx/training", "durationSeconds", 8.0),
     ("run:ctx/training", "energyOutsideJ", 4.0), ("run:ctx/training/epoch/1", "energyJ", 78.0),
     ("run:ctx/training/epoch/1", "firstStep", 1.0), ("run:ctx/training", "opened", 2.0),
-    ("run:ctx/training", "epochCount", 2.0),
 ])
 def test_a_changed_figure_of_an_activity_is_found(archive: Path, name: str, key: str, found: float) -> None:
     problems = changed(archive, lambda doc: doc["activity"][name].__setitem__(f"yp:{key}", double(2.5)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from typing import Any
 
 from yprovd.config import PROV_FILE
@@ -23,7 +22,7 @@ _COLUMNS = {
     "energyJ": "energy", "energyOutsideJ": "energy_outside", "cpuSeconds": "cpu_time",
     "peakMemoryBytes": "memory_peak", "gpuEnergyJ": "gpu_energy", "gpuEnergyOutsideJ": "gpu_energy_outside",
     "gpuHours": "gpu_time", "gpuPeakMemoryBytes": "gpu_memory_peak", "durationSeconds": "duration",
-    "firstStep": "first_step", "lastStep": "last_step", "opened": "count", "epochCount": "",
+    "firstStep": "first_step", "lastStep": "last_step", "opened": "count",
 }
 _BYTES = ("peakMemoryBytes", "gpuPeakMemoryBytes")
 _KINDS = {"yp:Context": "context", "yp:Epoch": "epoch", "yp:Span": "span"}
@@ -107,8 +106,6 @@ class _Table:
         self._group = group
         self._columns: dict[str, list[Any]] = {}
         self.kind, self.path = ([str(v) for v in group[name][:]] for name in ("kind", "path"))
-        self._epochs = Counter(p.rpartition("/epoch/")[0] for p, k in zip(self.path, self.kind, strict=True)
-                               if k == "epoch")
 
     def named(self, rows: list[int], names: list[str]) -> dict[str, list[int]]:
         """The rows of each identifier; not of all rows, where the first ones are those that the document has."""
@@ -142,17 +139,13 @@ class _Table:
                     for k, how in (("cpuSeconds", "cpuMethod"), ("peakMemoryBytes", "peakMemoryMethod"))):
                 continue  # the run is no part of itself; what the kernel said of a short command is in no table
             said = number(record.get(f"yp:{key}"))
-            found = self._value(column, row) if column else self._epoch_count(row)
+            found = self._value(column, row)
             if key in _BYTES and found is not None:
                 found = float(round(found)) if math.isfinite(found) else None
             if (found is None) != (said is None) or (found is not None and said is not None and not math.isclose(
                     found, said, rel_tol=_TOLERANCE)):
                 out.append((key, found, plain(record.get(f"yp:{key}"))))
         return out
-
-    def _epoch_count(self, row: int) -> float | None:
-        """Only the run and contexts have epochs; one of these may be called as an epoch of another is."""
-        return float(self._epochs[self.path[row]]) or None if self.kind[row] in ("run", "context") else None
 
     def _value(self, column: str, row: int) -> float | None:
         if column not in self._columns:
