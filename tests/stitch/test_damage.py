@@ -3,6 +3,7 @@ of an archive of all the rest."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from yprovd.stitch.validate import check_document, validate_run
 from yprovd.wire import Frame, Kind, to_json
 
 FAR = 10**30
+#: SHA-256 of the model that the run keeps a copy of.
+MODEL = hashlib.sha256(b"model").hexdigest()
 
 
 def a_run(folder: Path) -> RunSpool:
@@ -39,7 +42,7 @@ def a_run(folder: Path) -> RunSpool:
         rank.file(1.8, "model", "/m", "m")
         rank.event(1.9, "e", a=1)
         rank.param(1.95, "lr", 0.1)
-    node.json(2.5, Kind.FACTS, {"path": "/m", "t": rank.mono(1.8), "source": f"{3:016x}", "size": 5, "sha256": "a" * 64,
+    node.json(2.5, Kind.FACTS, {"path": "/m", "t": rank.mono(1.8), "source": f"{3:016x}", "size": 5, "sha256": MODEL,
                                 "modified_ns": ns(1), "stored": "artifacts/m"})
     rank.json(2.6, Kind.LOSS, {"events": 3, "pushed_out": 1, "why": "x"})
     node.json(2.7, Kind.NOTE, {"text": "x", "t": node.mono(2)})
@@ -115,6 +118,8 @@ def test_an_archive_is_made_of_the_rest(tmp_path: Path) -> None:
         rank.json(3, Kind.EVENTS, [{"t": rank.mono(3), **event}])
     run.launcher.json(3, Kind.END, {"ended_ns": "soon", "rusage": {"user_s": "x"}})
     run.close()
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts/m").write_text("model")
     assert stitch(tmp_path, keep_spool=False).damaged_bytes > 100
     assert validate_run(tmp_path) == []
 

@@ -85,7 +85,7 @@ def _keeps_spool(run_dir: Path) -> bool:
 def _let_spool_go(run_dir: Path) -> None:
     from yprovd.stitch.validate import validate_run
 
-    if problems := validate_run(run_dir):
+    if problems := validate_run(run_dir, others=False):
         raise YprovError(f"the archive is made, and does not pass its own check: {problems[0]}; the spool is kept",
                          hint=f"yprov validate {run_dir}")
     _reach_disk(run_dir)

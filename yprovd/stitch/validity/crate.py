@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from yprovd.stitch import CRATE_FILE, SERIES_DIR
 from yprovd.stitch.contents import Contents, contents_of, hashes, listing_of
-from yprovd.stitch.crate import PROFILE, path_of_id
+from yprovd.stitch.crate import CONTEXT, PROFILE, path_of_id
 from yprovd.stitch.identity import listed_logs
+from yprovd.stitch.validity.agreement import check_agreement
 from yprovd.stitch.validity.files import read_json
+
+#: An IRI with a scheme: what it stands for is not in the crate.
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 def has_ended(document: dict[str, Any] | None) -> bool:
@@ -20,9 +25,11 @@ def has_ended(document: dict[str, Any] | None) -> bool:
     return not isinstance(run, dict) or "yp:exitCode" in run
 
 
-def check_crate(run_dir: Path, problems: list[str], *, ended: bool) -> Contents | None:
+def check_crate(
+    run_dir: Path, problems: list[str], *, ended: bool, document: dict[str, Any] | None = None
+) -> Contents | None:
     """Gives what it has read, all of the archive, for who needs it again; of logs that may have grown (the command had
-    not `ended`) as much as is listed."""
+    not `ended`) as much as is listed. `document`: prov.json, with which the crate has to agree."""
     doc = read_json(run_dir, CRATE_FILE, problems)
     if doc is None:
         return None
@@ -43,10 +50,12 @@ def check_crate(run_dir: Path, problems: list[str], *, ended: bool) -> Contents 
         return None
     if PROFILE not in _references(root.get("conformsTo")):
         wrong("does not say that it conforms to Process Run Crate")
+    if CONTEXT[0] not in (told if isinstance(told := doc.get("@context"), list) else [told]):
+        wrong("has no @context of RO-Crate 1.1")
     for entity in graph:
         for key, value in entity.items():
             for reference in _references(value):
-                if reference.startswith("#") and reference not in entities:
+                if not _ABSOLUTE.match(reference) and reference not in entities:
                     wrong(f"`{entity['@id']}` refers with {key} to `{reference}`, which is not there")
     if not any("CreateAction" in _types(e) and _references(e.get("instrument")) for e in graph):
         wrong("has no action with an instrument")
@@ -62,6 +71,8 @@ def check_crate(run_dir: Path, problems: list[str], *, ended: bool) -> Contents 
         if name not in files:
             wrong(f"the file `{name}` is not listed")
     store = entities.get(f"{SERIES_DIR}/")
+    if store is not None and f"{SERIES_DIR}/" not in listed:
+        wrong(f"`{SERIES_DIR}/` is no part of the root")
     if (run_dir / SERIES_DIR).is_dir():
         if store is None:
             wrong(f"`{SERIES_DIR}/` is not listed")
@@ -69,6 +80,8 @@ def check_crate(run_dir: Path, problems: list[str], *, ended: bool) -> Contents 
             wrong(f"`{SERIES_DIR}/` is not as it was: its sha256 differs")
     elif store is not None:
         wrong(f"`{SERIES_DIR}/` is listed and missing")
+    if isinstance(document, dict):
+        check_agreement(entities, document, wrong)
     return found
 
 
