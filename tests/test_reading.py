@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import math
 import os
+import pickle
 import random
 import re
 import shutil
@@ -347,3 +349,39 @@ print([name for name in names if "zip" in name or "(deleted)" in name])
     done = subprocess.run([sys.executable, "-c", code, *(str(p) for p in ways.values())], capture_output=True,
                           text=True, env=environment(), check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("form", ["zip", "compressed by others"])
+def test_a_run_that_is_closed_twice_closes_no_other_file(form: str, ways: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(b"of somebody else")
+    run = yprov.open_run(ways[form])
+    late = run.series("host")
+    run.close()
+    others = [open(tmp_path / "other", "rb") for _ in range(4)]  # noqa: SIM115  # they have the numbers that are free
+    try:
+        run.close()
+        for ask in (late.load, lambda: run.read("run.json"), lambda: run.series("host")):
+            with pytest.raises(YprovError, match="the run was closed"):
+                ask()
+        assert [f.read() for f in others] == [b"of somebody else"] * len(others)
+    finally:
+        for f in others:
+            f.close()
+
+
+@pytest.mark.parametrize("form", ["zip", "compressed by others"])
+def test_a_run_that_nobody_has_any_more_leaves_no_file_open(form: str, ways: dict[str, Path]) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        yprov.open_run(ways[form]).series("host").load()
+    gc.collect()
+    left = [os.readlink(f"/proc/self/fd/{n}") for n in set(os.listdir("/proc/self/fd")) - before
+            if os.path.lexists(f"/proc/self/fd/{n}")]
+    assert [name for name in left if "zip" in name or "(deleted)" in name] == []
+
+
+def test_what_was_loaded_goes_to_another_process_and_an_open_zip_says_why_not(ways: dict[str, Path]) -> None:
+    for path in ways.values():
+        with yprov.open_run(path) as run:
+            table = run.series("host").load().copy()
+            assert pickle.loads(pickle.dumps(table)).identical(table)
