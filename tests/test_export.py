@@ -31,6 +31,7 @@ from yprov.export_zip import crate_of_zip
 from yprov.reading import RecordedRun
 from yprovd.errors import YprovError
 from yprovd.stitch.crate import archive_files
+from yprovd.stitch.validate import validate_run
 
 READ_BACK = {"provn": {"format": "provn"}, "xml": {"format": "xml"}, "jsonld": {"format": "jsonld"},
              "ttl": {"format": "rdf", "rdf_format": "turtle"}, "rdf": {"format": "rdf", "rdf_format": "xml"}}
@@ -64,7 +65,8 @@ def test_netcdf_has_every_group_with_equal_values_and_attributes(
     run: RecordedRun, tmp_path: Path, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_netcdf, "PART", part)
-    path = export(run, "netcdf", str(tmp_path)).path
+    path = tmp_path / "run.nc"
+    export_netcdf.write_netcdf(run, run.groups, path, lambda stage: None)  # in this process, with our parts
     for group in run.groups:
         ours = xr.open_dataset(path, group=group, engine="h5netcdf", decode_cf=False)
         theirs = xr.open_dataset(run.directory / "series.zarr", group=group, engine="zarr", consolidated=False,
@@ -316,11 +318,11 @@ def test_nothing_is_written_over_unless_forced(run: RecordedRun, tmp_path: Path)
             export(run, to, str(tmp_path))
         assert "--force" in e.value.hint
         if path.is_dir():
-            (path / "old.csv").write_text("old")
+            (path / "host.csv").write_text("old")
         else:
             path.write_text("old")
         export(run, to, str(tmp_path), force=True)
-        assert not (path / "old.csv").exists() if path.is_dir() else path.stat().st_size > 10
+        assert (path / "host.csv" if path.is_dir() else path).stat().st_size > 10
         assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
@@ -334,6 +336,55 @@ def test_folder_of_something_else_is_not_removed_even_when_forced(run: RecordedR
     (tmp_path / "resnet.nc").mkdir()
     with pytest.raises(YprovError, match="is not removed"):
         export(run, "netcdf", str(tmp_path), force=True)
+
+
+@pytest.mark.parametrize("to", ["csv", "parquet"])
+def test_a_table_of_the_user_is_not_removed_even_when_forced(run: RecordedRun, tmp_path: Path, to: str) -> None:
+    """Neither beside tables of ours, nor in a folder that has none."""
+    folder = export(run, to, str(tmp_path)).path
+    export(run, to, str(tmp_path), force=True)
+    if to == "csv":
+        (folder / "results.csv").write_text("a,b\n")
+    else:
+        pd.DataFrame({"a": [1]}).to_parquet(folder / "results.parquet")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / f"host.{to}").write_text("mine")
+    for where, file in ((tmp_path, folder / f"results.{to}"), (other, None)):
+        if file is None:
+            shutil.copytree(other, other / f"resnet-{to}")
+            file = other / f"resnet-{to}/host.{to}"
+        before = file.read_bytes()
+        with pytest.raises(YprovError, match=f"is not removed: it holds `{file.name}`, which is no export"):
+            export(run, to, str(where), force=True)
+        assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("where", [".", "spool", "link"])
+def test_nothing_is_written_into_the_run_itself(where: str, kept: Kept, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(kept.path, run_dir)
+    (run_dir / "spool").mkdir(exist_ok=True)
+    (tmp_path / "link").symlink_to(run_dir)
+    target = tmp_path / "link" if where == "link" else run_dir / where
+    for to in ("provn", "csv", "zip"):
+        done = command("export", str(run_dir), "--to", to, cwd=target)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "would lie in the run itself" in done.stderr
+        assert f"hint: -o {os.path.relpath(tmp_path, target.resolve())} " in done.stderr
+    assert validate_run(run_dir) == []
+
+
+@pytest.mark.parametrize("to", ["netcdf", "parquet", "csv", "zip", "provn"])
+def test_a_full_disk_is_said_and_leaves_nothing(to: str, kept: Kept, tmp_path: Path) -> None:
+    """A limit on the size of files is met as a full disk is, by any user. HDF5 ends its process by SIGSEGV."""
+    words = " ".join([*YPROV, "export", str(kept.path), "--to", to])
+    done = subprocess.run(["bash", "-c", f"ulimit -f 1; exec {words}"], cwd=tmp_path, env=environment(), text=True,
+                          capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert complaints(done.stderr)[0].startswith("error: cannot write `")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_failure_leaves_nothing_behind(run: RecordedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,11 +30,15 @@ from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteReques
 import yprov
 from tests.archives import ODD, ROWS, Kept, make_run
 from tests.running import environment
-from tests.stitch.builders import ns
+from tests.stitch.builders import RunSpool, ns
+from tests.stitch.golden.small import config
 from yprov.export import export
+from yprov.export_netcdf import write_netcdf
 from yprov.reading import RecordedRun
+from yprov.reading_columns import KEYS
 from yprov.reading_zip import ZippedRun
 from yprovd.errors import YprovError
+from yprovd.stitch import stitch
 
 WAYS = ("directory", "zip", "unpacked", "packed by others", "compressed by others")
 
@@ -380,8 +384,61 @@ def test_a_run_that_nobody_has_any_more_leaves_no_file_open(form: str, ways: dic
     assert [name for name in left if "zip" in name or "(deleted)" in name] == []
 
 
-def test_what_was_loaded_goes_to_another_process_and_an_open_zip_says_why_not(ways: dict[str, Path]) -> None:
+def test_what_was_loaded_goes_to_another_process(ways: dict[str, Path]) -> None:
     for path in ways.values():
         with yprov.open_run(path) as run:
             table = run.series("host").load().copy()
             assert pickle.loads(pickle.dumps(table)).identical(table)
+
+
+#: Metrics that are called as what each table has beside its metrics, and one that HDF5 cannot hold.
+HARD = (*KEYS, "nul\0", "%63ontext")
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hard") / "20260101T000000Z-hard-0b7c1a52"
+    (path / "spool").mkdir(parents=True)
+    (path / "run.json").write_text(json.dumps(config().to_json()))
+    spool = RunSpool(path / "spool")
+    spool.begin(config=config().to_json(), user="ada")
+    process = spool.process("n1", rank=0)
+    for number, name in enumerate(HARD):
+        process.metric(2.0, name, 100.0 + number, step=7)
+    process.exit(3.0)
+    spool.finish(10.0, exit_code=0)
+    spool.close()
+    stitch(path)
+    return path
+
+
+def test_a_metric_may_be_called_as_a_key_of_its_table(hard: Path) -> None:
+    with yprov.open_run(hard) as run:
+        (row,) = run.metrics().to_dict("records")
+        assert (row["context"], row["step"], row["rank"]) == (None, 7, 0)
+        names = [f"%{ord(name[0]):02X}{name[1:]}" for name in KEYS]
+        assert [row[name] for name in names] == [100.0 + i for i in range(len(KEYS))]
+        assert row["%2563ontext"] == 107.0
+        assert {f"{array}" for array in run.root["metrics/run"]} >= set(names)
+
+
+def test_a_run_of_before_with_a_metric_called_context_is_read(hard: Path, tmp_path: Path) -> None:
+    path = tmp_path / hard.name
+    shutil.copytree(hard, path)
+    store = path / "series.zarr"
+    (store / "metrics/run/%63ontext").rename(store / "metrics/run/context")
+    root = json.loads((store / "zarr.json").read_text())
+    inside = root["consolidated_metadata"]["metadata"]
+    inside["metrics/run/context"] = inside.pop("metrics/run/%63ontext")
+    (store / "zarr.json").write_text(json.dumps(root))
+    with yprov.open_run(path) as run:
+        (row,) = run.metrics().to_dict("records")
+        assert (row["context"], row["%63ontext"]) == (None, 100.0)
+
+
+def test_a_nul_in_a_name_is_written_into_netcdf_as_it_is_in_texts(hard: Path, tmp_path: Path) -> None:
+    with yprov.open_run(hard) as run:
+        write_netcdf(run, run.groups, tmp_path / "run.nc", lambda stage: None)
+    with xr.open_dataset(tmp_path / "run.nc", group="metrics/run", engine="h5netcdf") as found:
+        assert found["nul%00"].attrs["long_name"] == "nul\\u0000"
+        assert found["nul%00"].values.tolist() == [106.0]

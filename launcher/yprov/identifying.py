@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from yprov.runs import ensure_archive, find
+from yprov.zipped import DAMAGED
 from yprovd.config import RUN_FILE, RunConfig
 from yprovd.errors import YprovError
 from yprovd.swhid import stated_id
@@ -50,8 +51,9 @@ def identify(given: str, directory: str) -> dict[str, Any]:
         raise YprovError(f"`{run_dir}` has no archive yet", hint=f"yprov stitch {run_dir}")
     try:
         return _facts(RunConfig.read(run_dir).run_id, content_id(run_dir), stated_in(run_dir))
-    except (OSError, zipfile.BadZipFile) as e:
-        raise YprovError(f"cannot read the archive in `{run_dir}`: {e}") from None
+    except (OSError, *DAMAGED) as e:
+        raise YprovError(f"cannot read the archive in `{run_dir}`: {e}",
+                         hint=f"yprov validate {run_dir}") from None
 
 
 def _of_zip(path: Path) -> dict[str, Any]:
@@ -63,8 +65,8 @@ def _of_zip(path: Path) -> dict[str, Any]:
             crate = _member(archive, _CRATE)
             run_id = json.loads(_member(archive, RUN_FILE) or b"{}").get("run_id")
             return _facts(str(run_id), found, stated_id(json.loads(crate)) if crate else None)
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as e:
-        raise YprovError(f"cannot read `{path}` as a zipped run: {e}") from None
+    except (OSError, AttributeError, *DAMAGED) as e:
+        raise YprovError(f"cannot read `{path}` as a zipped run: {e}", hint="was it copied as a whole?") from None
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes | None:

@@ -133,6 +133,8 @@ class RecordedRun:
 
     def series(self, group: str) -> xr.Dataset:
         """A group as a Dataset, read when it is used: times decoded, missing values NaN, `units` in the attributes.
+        Only large columns of short decimals (attribute `decimals`) are read at once, for their last bit. Of a zipped
+        run a Dataset goes to another process (pickle) when it was loaded: `.load().copy()`.
 
         Groups of devices have the dimensions (device, time), `host` (node, time), tables (row). The column of a metric
         has its name in the store, percent-encoded where a path needs it, and its own as `long_name`. Raises YprovError.

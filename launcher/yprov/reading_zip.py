@@ -42,8 +42,8 @@ def _readable(name: str) -> Iterator[None]:
 
 
 class _Opened:
-    """A file that any thread may read, closed once: by `close`, or when nobody has it any more. Its number may belong to
-    another file after that, so it is not used again."""
+    """A file that any thread may read, closed once: by `close`, or when nobody has it any more. Its number may belong
+    to another file after that, so it is not used again."""
 
     def __init__(self, fd: int) -> None:
         self._fd, self.size = fd, os.fstat(fd).st_size
@@ -94,8 +94,8 @@ class _Entry(NamedTuple):
 
 
 class Archive:
-    """An open zip file, from byte `start` of `file` on. Any thread may read. Raises OSError, the constructor also one of
-    `DAMAGED`; YprovError for an entry that is damaged, encrypted or packed in a way that Python does not know."""
+    """An open zip file, from byte `start` of `file` on. Any thread may read. Raises OSError, the constructor also one
+    of `DAMAGED`; YprovError for an entry that is damaged, encrypted or packed in a way that Python does not know."""
 
     def __init__(self, file: _Opened, start: int, size: int) -> None:
         self.file, self.start = file, start
