@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from yprov.client import Run
 from yprov.client import client as _client
+from yprovd.errors import YprovError
 
 TYPE_CHECKING = False  # importing typing is slow
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ span = _client.span
 
 
 def open_run(path: str | os.PathLike[str] = "last", directory: str | os.PathLike[str] = "yprov-runs") -> RecordedRun:
-    """Open a recorded run to read it: its directory, a zip file of it, or, within `directory`, a part of its name or
-    `last`. See `yprov.reading.RecordedRun`. Unlike all the rest of this module it may raise (YprovError), and loads
-    numpy, zarr and xarray as they are needed.
+    """Open a recorded run to read it: its directory, a zip file of it, or, within `directory`, its name or a part, its
+    id, or `last`. See `yprov.reading.RecordedRun`. Unlike all the rest of this module it may raise (`YprovError`), and
+    loads numpy, zarr and xarray as they are needed.
 
         with yprov.open_run("last") as run:
             print(run.parameters, run.metrics("training"), run.energy("epoch"))
@@ -54,6 +55,7 @@ def open_run(path: str | os.PathLike[str] = "last", directory: str | os.PathLike
 
 __all__ = [
     "Run",
+    "YprovError",
     "context",
     "current_run",
     "epoch",

@@ -147,9 +147,11 @@ def format_of(name: str) -> Format:
     for known, kind in FORMATS.items():
         if wanted in (known, kind.suffix):
             return kind
-    near = difflib.get_close_matches(wanted, FORMATS, n=1, cutoff=0.4)
-    raise YprovError(f"there is no format `{name}`; there are {', '.join(FORMATS)}",
-                     hint=f"did you mean `--to {near[0]}`?" if near else "yprov export --help")
+    near = difflib.get_close_matches(wanted, [f for f in FORMATS if f[0] == wanted[:1]], n=1, cutoff=0.5)
+    hint = f"did you mean `--to {near[0]}`?" if near else "yprov export --help"
+    if wanted in ("pdf", "png", "jpg", "ps", "eps"):
+        hint = f"yprov export RUN --to dot -o - | dot -T{wanted} -o FILE   draws the graph so"
+    raise YprovError(f"there is no format `{name}`; there are {', '.join(FORMATS)}", hint=hint)
 
 
 def _ensure_asked_well(kind: Format, groups: Sequence[str], full: bool) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import uuid
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from yprov.runs import ensure_archive, find
+from yprov.choosing import find
+from yprov.runs import ensure_archive
 from yprov.zipped import DAMAGED
 from yprovd.config import RUN_FILE, RunConfig
 from yprovd.errors import YprovError
@@ -37,15 +39,15 @@ def stated_in(where: Path) -> str | None:
         return None
 
 
-def identify(given: str, directory: str) -> dict[str, Any]:
+def identify(given: str, directory: str, note: Callable[[str], None] = lambda sentence: None) -> dict[str, Any]:
     """urn, content_id (of what lies there now), stated (by the crate, None: nothing), same. `given` as for every
-    command, or a zip file. Reads every file. Raises YprovError."""
+    command, or a zip file; `note`: as for `find`. Reads every file. Raises YprovError."""
     path = Path(given)
     if path.is_file():
         return _of_zip(path)
     from yprovd.stitch.identity import content_id
 
-    run_dir = find(given, directory)
+    run_dir = find(given, directory, note)
     ensure_archive(run_dir)
     if not (run_dir / _CRATE).is_file():
         raise YprovError(f"`{run_dir}` has no archive yet", hint=f"yprov stitch {run_dir}")
