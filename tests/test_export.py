@@ -22,7 +22,7 @@ import zarr
 from prov.model import ProvDocument
 
 import yprov
-from tests.archives import ODD, Kept, make_run
+from tests.archives import ODD, Kept, leave_spool, make_run
 from tests.running import YPROV, environment
 from tests.running import yprov as command
 from yprov import export_netcdf, export_tables
@@ -403,6 +403,20 @@ def test_missing_directory_is_named(run: RecordedRun, tmp_path: Path) -> None:
     assert e.value.hint == f"mkdir -p {tmp_path / 'a'}"
 
 
+@pytest.mark.parametrize("given", ["pdf", "png", "PDF", ".png"])
+def test_a_picture_that_is_no_format_says_how_it_is_made(given: str) -> None:
+    with pytest.raises(YprovError, match=f"no format `{given}`; there are provn, xml") as e:
+        format_of(given)
+    kind = given.lower().lstrip(".")
+    assert e.value.hint == f"yprov export RUN --to dot -o - | dot -T{kind} -o FILE   draws the graph so"
+
+
+def test_a_format_that_is_like_no_other_is_not_guessed() -> None:
+    with pytest.raises(YprovError, match="no format `df`") as e:
+        format_of("df")
+    assert e.value.hint == "yprov export --help"
+
+
 @pytest.mark.parametrize(("given", "near"), [("jsn", "jsonld"), ("net-cdf", "netcdf"), ("parket", "parquet")])
 def test_unknown_format_names_the_nearest(given: str, near: str) -> None:
     with pytest.raises(YprovError, match=f"no format `{given}`; there are provn, xml") as e:
@@ -504,6 +518,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(kept: Kept, tmp_path: Path) ->
 def test_command_on_a_run_without_an_archive_says_what_to_type(kept: Kept, tmp_path: Path) -> None:
     shutil.copytree(kept.path, tmp_path / "run")
     (tmp_path / "run/prov.json").unlink()
+    leave_spool(tmp_path / "run")
     done = command("export", "run", "--to", "svg", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr == "error: `run` was not stitched yet\nhint: yprov stitch run\n"

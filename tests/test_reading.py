@@ -28,7 +28,7 @@ import zarr
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 
 import yprov
-from tests.archives import ODD, ROWS, Kept, make_run
+from tests.archives import ODD, ROWS, Kept, leave_spool, make_run
 from tests.running import environment
 from tests.stitch.builders import RunSpool, ns
 from tests.stitch.golden.small import config
@@ -225,6 +225,7 @@ def test_run_that_was_not_stitched_says_what_to_type(tmp_path: Path, kept: Kept)
     path = tmp_path / "run"
     shutil.copytree(kept.path, path)
     (path / "prov.json").unlink()
+    leave_spool(path)
     with pytest.raises(YprovError, match="was not stitched yet") as e:
         yprov.open_run(path)
     assert e.value.hint == f"yprov stitch {path}"
@@ -442,3 +443,40 @@ def test_a_nul_in_a_name_is_written_into_netcdf_as_it_is_in_texts(hard: Path, tm
     with xr.open_dataset(tmp_path / "run.nc", group="metrics/run", engine="h5netcdf") as found:
         assert found["nul%00"].attrs["long_name"] == "nul\\u0000"
         assert found["nul%00"].values.tolist() == [106.0]
+
+
+def test_metrics_outside_of_contexts_and_of_a_context_that_is_called_run(hard: Path, run: RecordedRun) -> None:
+    with yprov.open_run(hard) as plain:
+        assert len(plain.metrics("run")) == 1
+        assert plain.metrics("run").equals(plain.metrics())
+    for context in ("run", "nosuch"):
+        with pytest.raises(yprov.YprovError, match=f"has no metrics of `{context}`; it has .*many, .*training"):
+            run.metrics(context)
+    with pytest.raises(yprov.YprovError, match="has no metrics of `trainin`") as e:
+        run.metrics("trainin")
+    assert e.value.hint == "did you mean `training`?"
+
+
+def test_a_kind_of_which_no_energy_is_told_is_refused(run: RecordedRun) -> None:
+    with pytest.raises(yprov.YprovError, match="energy is told of no `nosuch`") as e:
+        run.energy("nosuch")
+    assert e.value.hint == "of each run, context, epoch, span"
+
+
+def test_a_context_called_run_is_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "20260101T000000Z-hard-0b7c1a52"
+    (path / "spool").mkdir(parents=True)
+    (path / "run.json").write_text(json.dumps(config().to_json()))
+    spool = RunSpool(path / "spool")
+    spool.begin(config=config().to_json(), user="ada")
+    process = spool.process("n1", rank=0)
+    process.metric(2.0, "loss", 1.0)
+    with process.span(3.0, 5.0, "context", "run"):
+        process.metric(4.0, "loss", 2.0)
+    process.exit(6.0)
+    spool.finish(10.0, exit_code=0)
+    spool.close()
+    stitch(path)
+    with yprov.open_run(path) as run:
+        assert run.metrics("run")["loss"].tolist() == [2.0]
+        assert sorted(run.metrics()["loss"]) == [1.0, 2.0]

@@ -2,8 +2,8 @@
 run.json where an identifier is asked for.
 
 The rule: a path of a run is that run. Else, among those in the directory: `last` is the newest; an identifier (a UUID,
-its URN, or a beginning of at least eight characters) is that one; a whole name (`train` of `python train.py`), or that of
-its directory, is the newest of that name; a part of a name must fit one run only.
+its URN, or a beginning of at least eight characters) is that one; a whole name (`train` of `python train.py`), or that
+of its directory, is the newest of that name; a part of a name must fit one run only.
 """
 
 from __future__ import annotations

@@ -150,8 +150,8 @@ def _ensure_something(run_dir: Path) -> None:
     if spool_files(run_dir / SPOOL_DIR):
         return
     made = [name for name in _OF_ARCHIVE if (run_dir / name).exists()]
-    left = " and ".join(made)
-    why = f"the archive is damaged, of which {left} is left" if made else "there is no spool to make it of"
+    left = ", ".join(made)
+    why = f"the archive is damaged; left of it: {left}" if made else "there is no spool to make it of"
     raise YprovError(f"`{run_dir}` has no {PROV_FILE}: {why}", hint="a copy of the run, or of its zip file, has it")
 
 
