@@ -9,12 +9,13 @@ from yprov.runs import RunView
 from yprov.summary import facts, or_damaged
 from yprov.wording import duration, energy, on_one_line
 from yprovd.errors import YprovError
+from yprovd.model import STATES as ENDS
 
 #: What runs are sorted by: a fact of theirs, and whether the largest is the first.
 SORTED_BY = {"time": ("created", False), "name": ("name", False), "state": ("state", False),
              "duration": ("duration_s", True), "energy": ("energy_j", True)}
 #: What `--state` takes.
-STATES = ("completed", "failed", "cancelled", "timeout", "node_fail", "killed", "incomplete", "running", "not stitched")
+STATES = (*ENDS, "running", "not stitched")
 
 
 def ensure_known(states: Sequence[str], by: str) -> None:
