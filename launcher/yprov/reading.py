@@ -93,7 +93,7 @@ class RecordedRun:
         try:
             return json.loads(self._files.read(name))
         except FileNotFoundError:
-            raise YprovError(f"`{self.directory}` has no {name}", hint=f"yprov stitch {self.directory}") from None
+            raise YprovError(f"`{self.directory}` has no {name}", hint=f"yprov validate {self.directory}") from None
         except OSError as e:
             raise YprovError(f"cannot read `{self.directory}/{name}`: {e.strerror}") from None
 

@@ -221,8 +221,8 @@ def view(run_dir: Path) -> RunView:
     except (ValueError, KeyError, AttributeError, TypeError):
         raise YprovError(f"`{path}` is damaged", hint=f"yprov validate {run_dir}") from None
     state = str(run.get("state", "incomplete"))
-    if state == "incomplete" and not zipped and config.launcher.get("pid") != os.getpid() and still_going(
-            run_dir, config):  # `yprov stitch --force` made an archive of what there was
+    ours = config.launcher.get("pid") not in (None, os.getpid())  # not imported, and not told of by its own launcher
+    if state == "incomplete" and ours and not zipped and still_going(run_dir, config):  # `yprov stitch --force`
         return RunView(run_dir, config, "running", records, run, age)
     return RunView(run_dir, config, state, records, run)
 
