@@ -61,6 +61,21 @@ def captured(argv: list[str], cwd: Path, run_dir: Path) -> dict[str, Any]:
     return parts
 
 
+def test_a_log_is_said_to_be_done_only_after_the_last_look_at_it(tmp_path: Path) -> None:
+    """Killed before that, a secret at its very end may still stand there, and the stitch looks at what is not done."""
+    log = tmp_path / "logs" / "stdout.log"
+    log.parent.mkdir()
+    log.write_text("ghp_" + "a1" * 18)
+    said: list[tuple[int, str]] = []
+    job = {"run_dir": str(tmp_path), "argv": ["x"], "cwd": "/", "run_id": "id-1", "hash_limit": 1, "begun_ns": 0}
+    looks = iter([False, True])
+    looking = Capturing(job, lambda part, _done: said.append((part["masked_logs"]["stdout.log"], log.read_text())),
+                        lambda _wait: next(looks))
+    assert looking._logs() == {"masked_logs": {"stdout.log": 40}}
+    assert said == [(39, "ghp_" + "a1" * 18)]
+    assert log.read_text() == "*" * 40
+
+
 def test_script_lock_files_and_packages_of_a_project(tmp_path: Path) -> None:
     root = tmp_path / "code"
     (root / "sub").mkdir(parents=True)

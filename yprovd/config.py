@@ -23,8 +23,8 @@ PROV_FILE = "prov.json"
 SPOOL_DIR = "spool"
 #: Of a run that goes on (`yprovd.rendezvous`); no part of the archive.
 KEY_FILE, COLLECTOR_FILE = ".keys", "collector.json"
-#: Where the archive was published (`yprov push`): about it, and so no part of it.
-PUSH_FILE = ".push.json"
+#: Where the archive was published (`yprov push`): about it, and so no part of it; and what a push locks.
+PUSH_FILE, PUSH_LOCK = ".push.json", ".push.lock"
 FORMAT = "yprov-run"
 VERSION = 1
 _EMPTY: Mapping[str, Any] = {}

@@ -28,6 +28,7 @@ from yprov.gitting import GitFailed
 from yprov.interpreter import Found, interpreter_of, surroundings
 from yprov.locating import named
 from yprov.repository import Code, store
+from yprovd.files import lasting
 from yprovd.processes import carries_marker
 from yprovd.secrets import Masker, known_values, values_of_command
 
@@ -113,7 +114,7 @@ class Capturing:
                 return {**about, "reason": f"larger than {_COPY_LIMIT} bytes"}
             data = path.read_bytes()
             masked = self.masker.data(data)
-            kept = store(self.source, self.masker.text(name), masked)
+            kept = store(self.source, lasting(self.masker.text(name)), masked)
         except OSError as e:
             return {**about, "reason": e.strerror or str(e)}
         return {**about, "sha256": kept["sha256"], "stored": kept["path"], "bytes": kept["bytes"],
@@ -190,7 +191,9 @@ class Capturing:
         """Until the command has ended, and then to the end of the logs, as far as time is left."""
         while not self._ended(_LOGS_S):
             self._mask_logs(final=False)
-        self.said({"masked_logs": dict(self.looked_to)}, [])  # what is left may be too much for the time
+        # What is left may be too much for the time. One less: a secret at the very end is still to be masked, and the
+        # stitch looks at no log of which all is done.
+        self.said({"masked_logs": {name: upto - 1 for name, upto in self.looked_to.items()}}, [])
         self._mask_logs(final=True)
         return {"masked_logs": dict(self.looked_to)}
 

@@ -22,6 +22,7 @@ from yprov import allocation
 from yprov import command as commands
 from yprov.archiving import see_to_archive
 from yprov.capture import Capture, about_run
+from yprov.channels import LOG_LIMIT, Channel, leave_pump, open_channels, resize
 from yprov.placement import find as find_placement
 from yprov.program import given_environment, state_of
 from yprov.records import LauncherSpool
@@ -230,7 +231,7 @@ class Wrapper:
                    "YPROV_ENDPOINT": os.path.join(self.config.runtime_dir, "node.sock")}
         channels = []
         try:
-            channels = commands.open_channels(self.run_dir / "logs")
+            channels = open_channels(self.run_dir / "logs")
         except OSError as e:  # no more files: its output goes its own way
             self._trouble(f"the command's output is not kept: {e.strerror}")
         try:
@@ -242,10 +243,10 @@ class Wrapper:
         self.spool.write(Kind.RUN, {"started_ns": time.time_ns()})  # until now it was our start
         if self.killed:
             self._kill_job()
-        self.signals.on_resize = lambda: commands.resize(c for c, _ in channels)
+        self.signals.on_resize = lambda: resize(c for c, _ in channels)
         left = self._pass_through([c for c, _ in channels], self.child.pid)
         if left and not self.killed:
-            commands.leave_pump(left)
+            leave_pump(left)
         for channel, fds in channels:
             if channel.error:
                 self._trouble(f"{channel.lost} bytes of the command's output could not be written on: {channel.error}",
@@ -253,10 +254,10 @@ class Wrapper:
                 self.unwritten = channel.error if 1 in fds else self.unwritten
             if channel.log_lost:
                 self._trouble(f"{channel.log_lost} bytes of the command's output are not in logs/",
-                              hint=f"{commands.LOG_LIMIT >> 20} MiB of each stream are kept, where the disk has room")
+                              hint=f"{LOG_LIMIT >> 20} MiB of each stream are kept, where the disk has room")
             channel.close()
 
-    def _pass_through(self, channels: list[commands.Channel], pid: int) -> list[commands.Channel]:
+    def _pass_through(self, channels: list[Channel], pid: int) -> list[Channel]:
         """Until the command has ended: its output on, the daemons looked after. Returns the channels that a process
         which outlives it still holds."""
         open_ones = list(channels)

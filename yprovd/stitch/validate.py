@@ -33,9 +33,10 @@ def validate_run(run_dir: Path) -> list[str]:
 
     problems: list[str] = []
     document = guarded(problems, PROV_FILE, lambda: check_prov(run_dir, problems))
-    guarded(problems, CRATE_FILE, lambda: check_crate(run_dir, problems, ended=has_ended(document)))
+    found = guarded(problems, CRATE_FILE, lambda: check_crate(run_dir, problems, ended=has_ended(document)))
     if not any(p.startswith(CRATE_FILE) for p in problems):
-        guarded(problems, CRATE_FILE, lambda: problems.extend(check_identity(run_dir, ended=has_ended(document))))
+        guarded(problems, CRATE_FILE, lambda: problems.extend(check_identity(
+            run_dir, ended=has_ended(document), found=found)))
     guarded(problems, SERIES_DIR, lambda: check_series(run_dir, document or {}, problems))
     return problems
 

@@ -14,9 +14,9 @@ from typing import Annotated
 
 import typer
 
+from yprov.channels import hold_standard_streams
 from yprov.cli import doctor, export, import_, push, run, show, stitch, template, validate
 from yprov.cli.common import complain
-from yprov.command import hold_standard_streams
 from yprovd import __version__
 from yprovd.errors import YprovError
 

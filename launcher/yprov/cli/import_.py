@@ -33,10 +33,11 @@ def import_runs(
     from dataclasses import asdict
 
     from yprov import importing
+    from yprov.importing_work import ended_by_signals
 
     rows = []
     failures: list[YprovError] = []
-    with Progress("looking for runs") as progress:
+    with ended_by_signals(), Progress("looking for runs") as progress:
         for done in importing.import_runs(
                 paths, Path(directory), merge=merge, every=every, name=name, time_zone=time_zone, copy=copy,
                 force=force, keep_spool=keep_spool, failed=failures.append, progress=progress):

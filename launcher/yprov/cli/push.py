@@ -38,6 +38,9 @@ def push(
         progress("done")
     if as_json:
         print_json(told)
+    elif told.get("there"):  # of a dry run
+        print(f"{'but for artifacts, ' if told['artifacts'] else ''}nothing would be sent: it is {told['there']}")
+        print("".join(f"  {name}\n" for name in told["artifacts"]), end="")
     elif dry_run:
         print(f"{told['method']} {told['url']}\n  {told['bytes']} bytes of {told['content_type']}, "
               f"with what is in {told['credentials'] or 'no variable: set YPROV_TOKEN'}")
