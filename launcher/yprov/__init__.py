@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from yprov.client import Run
 from yprov.client import client as _client
-from yprovd.errors import YprovError
 
 TYPE_CHECKING = False  # importing typing is slow
 if TYPE_CHECKING:
     import os
 
     from yprov.reading import RecordedRun
+    from yprovd.errors import YprovError
 
 context = _client.context
 current_run = _client.current_run
@@ -51,6 +51,15 @@ def open_run(path: str | os.PathLike[str] = "last", directory: str | os.PathLike
     from yprov.reading import open_run as opened
 
     return opened(path, directory)
+
+
+def __getattr__(name: str) -> object:
+    """`yprov.YprovError`, what `open_run` and its runs raise: loaded when it is asked for, as all of `yprovd`."""
+    if name == "YprovError":
+        from yprovd.errors import YprovError
+
+        return YprovError
+    raise AttributeError(f"module 'yprov' has no attribute {name!r}")
 
 
 __all__ = [
