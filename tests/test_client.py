@@ -419,6 +419,263 @@ yprov.log_metric("m", 7)
     assert len(said.of("begin")) == len(said.of("end")) == 6
 
 
+GENERATORS = """
+import yprov
+@yprov.context("c")
+def steps(n):
+    for k in range(n):
+        yprov.log_metric("inner", k)
+        with yprov.span("work"):
+            got = yield k
+        yprov.log_metric("got", got or -1)
+    return "done"
+"""
+
+
+def in_the_generator(said: Said) -> list[tuple[str, float, str | None]]:
+    return [(row.name, row.value, row.context) for row in said.metrics]
+
+
+def test_a_generators_span_lasts_from_its_first_step_to_its_last_and_its_metrics_are_in_it() -> None:
+    code = GENERATORS + """
+import inspect, threading
+assert inspect.isgeneratorfunction(steps)
+never = steps(9)
+g = steps(2)
+yprov.event("made")
+assert next(g) == 0
+yprov.log_metric("outer", 1)
+thread = threading.Thread(target=lambda: yprov.log_metric("thread", 1)); thread.start(); thread.join()
+assert g.send(7) == 1
+try:
+    next(g)
+except StopIteration as stop:
+    assert stop.value == "done"
+else:
+    raise AssertionError
+yprov.log_metric("outer", 2)
+assert list(g) == []
+"""
+    said = said_by(code)
+    assert in_the_generator(said) == [
+        ("inner", 0, "c"), ("outer", 1, None), ("thread", 1, None), ("got", 7, "c"), ("inner", 1, "c"),
+        ("got", -1, "c"), ("outer", 2, None)]
+    first, *inner = said.of("begin")
+    assert (first["kind"], first["name"], first["parent"]) == ("context", "c", 0)
+    assert [(b["name"], b["parent"], b["context"]) for b in inner] == [("work", first["id"], "c")] * 2
+    assert [e["id"] for e in said.of("end")] == [inner[0]["id"], inner[1]["id"], first["id"]]
+    assert said.of("event")[0]["t"] < first["t"] < said.metrics[1].mono_ns < said.of("end")[-1]["t"]
+
+
+@pytest.mark.parametrize("end", ["g.close()", "del g; gc.collect()", "raised(g.throw, KeyError('x'))"])
+def test_a_generator_that_is_closed_dropped_or_thrown_at_ends_its_span_then(end: str) -> None:
+    code = GENERATORS + f"""
+import gc
+def raised(throw, error):
+    try:
+        throw(error)
+    except KeyError as e:
+        assert e is error
+    else:
+        raise AssertionError
+g = steps(5)
+with yprov.epoch(3):
+    next(g)
+yprov.log_metric("outer", 1)
+{end}
+yprov.log_metric("outer", 2)
+"""
+    said = said_by(code)
+    assert in_the_generator(said) == [("inner", 0, "c"), ("outer", 1, None), ("outer", 2, None)]
+    epoch, context, work = said.of("begin")
+    assert (context["epoch"], context["parent"]) == (3, epoch["id"])  # where its first step was made
+    assert [e["id"] for e in said.of("end")] == [epoch["id"], work["id"], context["id"]]
+    assert said.metrics[1].mono_ns < said.of("end")[-1]["t"] < said.metrics[2].mono_ns
+
+
+def test_generators_that_are_interleaved_and_nested_keep_to_their_own_scope() -> None:
+    code = """
+import threading, yprov
+def thread(value):
+    one = threading.Thread(target=lambda: yprov.log_metric("thread", value)); one.start(); one.join()
+
+def named(name):
+    @yprov.context(name)
+    def steps(inner=()):
+        with yprov.epoch(ord(name)):
+            for k in range(3):
+                yprov.log_metric(name, k)
+                thread(k)
+                for _ in inner:
+                    yprov.log_metric(name, 10 + k)
+                yield k
+    return steps
+
+with yprov.context("all"):
+    for _ in zip(named("a")(), named("b")()):
+        yprov.log_metric("all", 0)
+    assert list(named("d")(named("e")())) == [0, 1, 2]
+    thread(9)
+yprov.log_metric("all", 1)
+thread(9)
+"""
+    said = said_by(code)
+    at = {"a": ("all/a", 97), "b": ("all/b", 98), "d": ("all/d", 100), "e": ("all/d/e", 101), "all": ("all", None)}
+    last = ("", None)
+    for row in said.metrics[:-2]:
+        here = (row.context, row.epoch)
+        if row.name == "thread" and row.value == 9:
+            assert here == ("all", None)
+        elif row.name == "thread":  # it is where the main thread is
+            assert here == last
+        else:
+            assert here == at[row.name], row
+        last = here
+    assert [(r.name, r.context, r.epoch) for r in said.metrics[-2:]] == [("all", None, None), ("thread", None, None)]
+    # `b` was not asked to its end: it was dropped there.
+    assert len(said.of("begin")) == len(said.of("end")) == 9
+
+
+def test_a_decorated_generator_behaves_like_the_plain_one_whatever_is_done_to_it() -> None:
+    """In a run and outside of one."""
+    code = """
+import contextlib, sys, yprov
+log = []
+def plain():
+    value = "begun"
+    while True:
+        try:
+            value = yield value
+            if value == "return":
+                return 5
+        except KeyError as e:
+            value = ("caught", e)
+        except GeneratorExit:
+            if log:
+                return 6
+            log.append("refused")
+            value = "refused"
+
+def life(function):
+    del log[:]
+    out, g = [], function()
+    def do(call, *args):
+        try:
+            out.append(call(*args))
+        except BaseException as e:
+            out.append((type(e), e.args, type(e.__cause__), type(e.__context__)))
+    error = KeyError(1)
+    do(g.send, "too early"); do(g.__next__); do(g.send, 1); do(g.throw, error); do(g.throw, KeyError, KeyError(2))
+    assert out[3] == ("caught", error)
+    do(g.throw, GeneratorExit()); do(g.throw, GeneratorExit())
+    do(g.__next__); do(g.close); do(g.send, None)
+    out[3:5] = []
+    g = function(); do(g.close); do(g.__next__)
+    del log[:]; g = function(); next(g); do(g.close); do(g.close)
+    g = function(); next(g); do(g.send, "return"); do(g.__next__)
+    g = function(); next(g); do(g.throw, StopIteration(3)); do(g.__next__)
+    g = function(); do(g.throw, ValueError(4)); do(g.__next__)
+    g = function(); next(g); do(g.throw, ValueError(5)); do(lambda: sys.exc_info())
+    g = function(); do(lambda: (yield_from(g), None))
+    return out
+
+def yield_from(g):
+    def outer():
+        return (yield from g)
+    g = outer(); next(g)
+    try:
+        g.send("return")
+    except StopIteration as stop:
+        return stop.value
+
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # three arguments of throw()
+expected, got = life(plain), life(yprov.span("s")(plain))
+assert expected == got, [pair for pair in zip(expected, got) if pair[0] != pair[1]]
+assert ((5,) in [x[1] for x in got if isinstance(x, tuple) and len(x) == 4]), got
+
+@contextlib.contextmanager
+@yprov.context("managed")
+def managed():
+    try:
+        yield 1
+    except ZeroDivisionError:
+        yprov.log_metric("m", 1)
+with managed() as one:
+    1 / 0
+try:
+    with managed():
+        raise StopIteration(1)
+except StopIteration as e:
+    assert e.args == (1,)
+"""
+    said = said_by(code)
+    assert len(said.of("begin")) == len(said.of("end"))
+    assert [r.context for r in said.metrics] == ["managed"]
+    done = run_script(code, "")
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_async_generators_are_recorded_like_the_others() -> None:
+    code = """
+import asyncio, contextlib, inspect, yprov
+@yprov.context("stream")
+async def stream(name, n):
+    try:
+        for k in range(n):
+            await asyncio.sleep(0)
+            yprov.log_metric(name, k)
+            try:
+                assert (yield k) in (None, 5)
+            except KeyError:
+                yprov.log_metric(name, 100)
+    finally:
+        await asyncio.sleep(0)
+        yprov.log_metric(name, -1)
+assert inspect.isasyncgenfunction(stream)
+
+async def read(name):
+    with yprov.context(name):
+        async for k in stream(name, 2):
+            yprov.log_metric("outer", k)
+            await asyncio.sleep(0)
+
+async def main():
+    await asyncio.gather(read("a"), read("b"))
+    g = stream("c", 5)
+    assert await anext(g) == 0
+    assert await g.asend(5) == 1
+    assert await g.athrow(KeyError("x")) == 2
+    await g.aclose()
+    yprov.log_metric("closed", 0)
+    assert [k async for k in g] == []
+    dropped = stream("d", 5)
+    await anext(dropped)
+    del dropped
+    await asyncio.sleep(0.01)
+    left = stream("e", 5)  # the loop closes it at its end
+    await anext(left)
+    try:
+        await anext(stream("f", 1, 2, 3))
+    except TypeError:
+        pass
+    globals()["left"] = left
+
+asyncio.run(main())
+"""
+    said = said_by(code)
+    rows = [(r.name, r.value, r.context) for r in said.metrics]
+    for name in "ab":
+        assert [row for row in rows if row[0] == name or row[::2] == ("outer", name)] == [
+            (name, 0, f"{name}/stream"), ("outer", 0, name), (name, 1, f"{name}/stream"), ("outer", 1, name),
+            (name, -1, f"{name}/stream")]
+    assert [row for row in rows if row[0] in "cdeclosed" and row[0] != "outer"] == [
+        ("c", 0, "stream"), ("c", 1, "stream"), ("c", 100, "stream"), ("c", 2, "stream"), ("c", -1, "stream"),
+        ("closed", 0, None), ("d", 0, "stream"), ("d", -1, "stream"), ("e", 0, "stream"), ("e", -1, "stream")]
+    assert sorted(b["id"] for b in said.of("begin")) == sorted(e["id"] for e in said.of("end"))
+    assert len(said.of("begin")) == 2 + 5
+
+
 def test_threads_are_where_the_main_thread_is_until_they_go_elsewhere() -> None:
     code = """
 import threading, yprov
