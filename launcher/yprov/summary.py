@@ -79,6 +79,8 @@ def facts(view: RunView) -> dict[str, Any]:
                   for role in ("input", "dataset", "output", "model")},
         "missing_files": {"count": run.get("missingFileCount", 0),
                           "files": str(run.get("missingFiles") or "").splitlines()},
+        "changed_files": {"count": run.get("changedFileCount", 0),
+                          "files": str(run.get("changedFiles") or "").splitlines()},
         "lost": {"frames": run.get("framesLost", 0), "events": run.get("eventsDropped", 0),
                  "damaged_bytes": run.get("damagedBytes", 0)},
         "rejected": {"calls": run.get("callsRejected", 0), "reason": run.get("rejectReason")},
@@ -140,6 +142,9 @@ def lines(view: RunView) -> list[str]:
     row("missing", "; ".join([*map(_shortened, missing["files"][:_MOST_REASONS]),
                               *([f"and {missing['count'] - _MOST_REASONS} more"]
                                 if missing["count"] > _MOST_REASONS else [])]))
+    if n := f["changed_files"]["count"]:
+        row("changed", f"{_count(n, 'file')} {'was' if n == 1 else 'were'} changed after being logged, and before the "
+                       "checksum was taken")
     lost = f["lost"]
     if any(lost.values()):
         row("lost", ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in lost.items() if n))

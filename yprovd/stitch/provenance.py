@@ -53,7 +53,7 @@ from yprovd.stitch.facts import (
 from yprovd.stitch.originals import Originals
 from yprovd.stitch.parties import Parties
 from yprovd.stitch.presence import presence_of
-from yprovd.stitch.products import LEARNING, MOST_SERIES, Products
+from yprovd.stitch.products import LEARNING, MOST_SERIES, Products, changed_files
 from yprovd.stitch.record import Record
 from yprovd.stitch.scheduling import attempt_of, job_of
 from yprovd.stitch.sources import add_code
@@ -144,6 +144,7 @@ class _Build:
             "yp:cpuSeconds": account.cpu_s,
             "yp:cpuOutsideSeconds": account.cpu_outside_s,
             "yp:peakMemoryBytes": whole(account.memory_peak_bytes),
+            "yp:peakMemoryMethod": account.memory_peak_method,
             "yp:gpuEnergyJ": account.gpu_energy_j,
             "yp:gpuEnergyOutsideJ": account.gpu_energy_outside_j,
             "yp:gpuHours": account.gpu_hours,
@@ -162,7 +163,7 @@ class _Build:
         ranks = {p.rank for p in processes if p.rank is not None}
         name = str(self.config.get("name") or "run")
         tags = part(self.settings, "tags")
-        missing = missing_files(record.files)
+        missing, changed = missing_files(record.files), changed_files(record.files)
         self.run = self.doc.activity("run", account.begin_ns, account.end_ns, {
             "prov:type": "provml:LearningExecution",  # plain: the Explorer's search reads no typed value of an activity
             "dcterms:type": qname("mls:Run"),
@@ -190,6 +191,8 @@ class _Build:
             "yp:rejectReason": next((p.reject_reason for p in processes if p.reject_reason), None),
             "yp:missingFileCount": len(missing) or None,
             "yp:missingFiles": lines_of(missing),
+            "yp:changedFileCount": len(changed) or None,
+            "yp:changedFiles": lines_of(changed),
             "yp:framesLost": record.lost_frames,
             "yp:damagedBytes": record.damaged_bytes,
             "yp:tornBytes": record.torn_bytes,
@@ -214,13 +217,10 @@ class _Build:
     @staticmethod
     def _rusage_instead(account: Account, rusage: Mapping[str, Any]) -> dict[str, Any]:
         """A command that was over before a sample could see it still has the kernel's own account, getrusage(2)."""
-        out: dict[str, Any] = {}
-        if account.cpu_s is None and rusage.get("user_s") is not None:
-            out |= {"yp:cpuSeconds": float(rusage["user_s"]) + float(rusage.get("system_s") or 0.0),
-                    "yp:cpuMethod": "rusage"}
-        if account.memory_peak_bytes is None and rusage.get("max_rss_bytes") is not None:
-            out |= {"yp:peakMemoryBytes": whole(rusage["max_rss_bytes"]), "yp:peakMemoryMethod": "rusage"}
-        return out
+        if account.cpu_s is not None or rusage.get("user_s") is None:
+            return {}
+        return {"yp:cpuSeconds": float(rusage["user_s"]) + float(rusage.get("system_s") or 0.0),
+                "yp:cpuMethod": "rusage"}
 
     def _steps(self) -> None:
         for step in self.attribution.steps[:MOST["step"]]:

@@ -127,7 +127,8 @@ class PointEvent:
 class DeclaredFile:
     """A file that the run used or made. `process` is -1 for those named on the command line. Without a checksum,
     `reason` says why. `how`: "opened" where nobody declared it, and it was seen open. `masked`: its copy is.
-    `missing`: it was declared, and was not there."""
+    `missing`: it was declared, and was not there. `changed_after_ns`: so long after it was declared it was changed, and
+    what is known of it is of then; 0 where it was not."""
 
     role: str
     path: str
@@ -144,6 +145,7 @@ class DeclaredFile:
     how: str = ""
     masked: bool = False
     missing: bool = False
+    changed_after_ns: int = 0
 
 
 @dataclass(frozen=True)
