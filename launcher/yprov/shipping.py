@@ -12,7 +12,7 @@ from yprov.environment import place_of
 from yprovd.clock import SystemClock
 from yprovd.processes import about_source
 from yprovd.transport import Sender, ipc
-from yprovd.wire import Kind, Packer, new_source, pack_metrics, to_json
+from yprovd.wire import Kind, Packer, pack_metrics, to_json
 
 #: Bytes kept until the daemon has them on disk.
 SEND_LIMIT = 32 << 20
@@ -23,11 +23,11 @@ LOOKS = 1000
 
 
 class Shipper:
-    """One process's connection to its node daemon. For the client's thread only."""
+    """One process's connection to its node daemon, which knows it by `source`. For the client's thread only."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, source: int) -> None:
         self._endpoint = endpoint
-        self._packer = Packer(new_source(), SystemClock())
+        self._packer = Packer(source, SystemClock())
         self._sender = Sender(ipc(endpoint), limit=SEND_LIMIT, identity=b"proc-%016x" % self._packer.source)
         self._about = _about()
         self._announced = False

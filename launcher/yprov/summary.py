@@ -83,6 +83,7 @@ def facts(view: RunView) -> dict[str, Any]:
                           "files": str(run.get("changedFiles") or "").splitlines()},
         "lost": {"frames": run.get("framesLost", 0), "events": run.get("eventsDropped", 0),
                  "damaged_bytes": run.get("damagedBytes", 0)},
+        "without_goodbye": run.get("processesWithoutGoodbye", 0),
         "rejected": {"calls": run.get("callsRejected", 0), "reason": run.get("rejectReason")},
     }
 
@@ -148,6 +149,9 @@ def lines(view: RunView) -> list[str]:
     lost = f["lost"]
     if any(lost.values()):
         row("lost", ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in lost.items() if n))
+    if n := f["without_goodbye"]:
+        whose = "process ended without a goodbye: its" if n == 1 else "processes ended without a goodbye: their"
+        row("silent", f"{n} {whose} last words may be missing")
     if f["rejected"]["calls"]:
         first = _shortened(f"the first: {f['rejected']['reason']}") if f["rejected"]["reason"] else ""
         row("rejected", ", ".join(filter(None, [f"{_count(f['rejected']['calls'], 'call')} of yprov", first])))

@@ -27,7 +27,7 @@ from yprovd.stitch.record import (
     Samples,
     Span,
 )
-from yprovd.stitch.said import changed_after, end_of, merged_facts, scheduler_end_of
+from yprovd.stitch.said import changed_after, end_of, merged_facts, scheduler_end_of, unheard
 from yprovd.stitch.tasks import tasks_of
 from yprovd.wire import NO_STEP, Frame, Kind, from_json, to_json
 
@@ -86,6 +86,7 @@ def _ordered(frames: Frames) -> Record:
         first_ns=frames.first_ns,
         last_ns=frames.last_ns,
         lost_frames=frames.lost(),
+        unheard=unheard(frames),
         tasks=tasks_of(frames.of_kind(Kind.TASK), frames.of_kind(Kind.SOURCE), frames.sources, processes, at,
                        frames.count_damage),
     )

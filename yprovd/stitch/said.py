@@ -1,5 +1,5 @@
 """Whose word counts: on how the run ended, on what its scheduler's job was, and whether a file is still what a script
-meant. Pure."""
+meant, and who was not heard. Pure."""
 
 from __future__ import annotations
 
@@ -68,3 +68,15 @@ def changed_after(declared_ns: int, facts: Mapping[str, Any]) -> int:
     if not facts.get("sha256") and str(facts.get("reason", "")).startswith("a folder"):
         return 0  # of which nothing is known that a later file could make wrong
     return modified - declared_ns if modified - declared_ns > TOLERANCE_NS else 0
+
+
+def unheard(frames: Frames) -> int:
+    """How many processes began to use the client, as the daemons of their nodes found at the end, and were ended before
+    anything of them arrived."""
+    named: set[str] = set()
+    more = 0
+    for _source, _frame, value in frames.of_kind(Kind.LOSS):
+        if isinstance(names := value.get("silent"), list):
+            named.update(str(name) for name in names)
+            more += max(0, int(value.get("silent_count", 0)) - len(names))
+    return len(named - {f"{source:016x}" for source in frames.seen}) + more
