@@ -419,6 +419,69 @@ yprov.log_metric("m", 7)
     assert len(said.of("begin")) == len(said.of("end")) == 6
 
 
+def test_parameters_may_come_as_a_namespace_a_dataclass_or_an_object() -> None:
+    code = """
+import argparse, dataclasses, types, yprov
+parser = argparse.ArgumentParser()
+parser.add_argument("--lr", type=float, default=0.1)
+parser.set_defaults(run=print, inner=argparse.Namespace(depth=2))
+yprov.log_params(parser.parse_args(["--lr", "0.5"]))
+
+@dataclasses.dataclass
+class Optimizer:
+    name: str = "adam"
+    _private: int = 3
+
+@dataclasses.dataclass(slots=True)
+class Config:
+    batch: int = 8
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+
+yprov.log_params(Config())
+yprov.log_params({"of": types.SimpleNamespace(a=1), "kind": Config, "empty": {}})
+
+class Settings:
+    ignored = 1
+    def __init__(self):
+        self.size, self._cache = 4, {}
+
+yprov.log_params(Settings(), role="output")
+
+class Like:
+    """A mapping in all but its name, as a row of a table."""
+    def items(self):
+        return [("row", 1)]
+
+yprov.log_params(Like())
+"""
+    said = said_by(code)
+    assert {e["name"]: e["value"] for e in said.of("param") if "role" not in e} == {
+        "lr": 0.5, "run": "<built-in function print>", "inner.depth": 2, "batch": 8, "optimizer.name": "adam",
+        "optimizer._private": 3, "of.a": 1, "row": 1, "kind": "<class '__main__.Config'>", "empty": {}}
+    assert [(e["name"], e["value"]) for e in said.of("param") if "role" in e] == [("size", 4)]
+
+
+@pytest.mark.parametrize("params", ["3", "[1]", "None", "print", "lambda: 0", "int", "'lr=3'"])
+def test_what_holds_no_parameters_is_rejected(params: str) -> None:
+    with Listener() as listener:
+        done = run_script(f"import yprov\nyprov.log_params({params})", listener.endpoint)
+        assert done.stderr.startswith("yprov: log_params() was not recorded: not a mapping, a namespace or a dataclass")
+        said = listener.only()
+    assert said.exit is not None
+    assert (said.exit["logged"], said.exit["rejected"]) == (0, 1)
+
+
+def test_the_error_of_the_one_call_that_may_raise_can_be_caught_by_its_name(tmp_path: Path) -> None:
+    import yprov
+    from yprovd.errors import YprovError
+
+    assert yprov.YprovError is YprovError
+    with pytest.raises(yprov.YprovError):
+        yprov.open_run(tmp_path / "nowhere")
+    with pytest.raises(AttributeError, match="module 'yprov' has no attribute 'nothing'"):
+        yprov.nothing  # noqa: B018  # type: ignore[attr-defined]
+
+
 GENERATORS = """
 import yprov
 @yprov.context("c")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import os
 
     from yprov.reading import RecordedRun
+    from yprovd.errors import YprovError
 
 context = _client.context
 current_run = _client.current_run
@@ -52,8 +53,17 @@ def open_run(path: str | os.PathLike[str] = "last", directory: str | os.PathLike
     return opened(path, directory)
 
 
+def __getattr__(name: str) -> type[Exception]:
+    if name == "YprovError":  # which only `open_run` raises: loaded when somebody wants to catch it
+        from yprovd.errors import YprovError
+
+        return YprovError
+    raise AttributeError(f"module 'yprov' has no attribute {name!r}")
+
+
 __all__ = [
     "Run",
+    "YprovError",
     "context",
     "current_run",
     "epoch",

@@ -84,8 +84,9 @@ class Client(Stage):
             except Exception:
                 self.trouble("log_param", name)
 
-    def log_params(self, params: Mapping[str, Any], role: str = "input") -> None:
-        """`log_param` for each item; nested mappings become names with dots (`optimizer.lr`)."""
+    def log_params(self, params: Any, role: str = "input") -> None:
+        """`log_param` for each item of a mapping, of what argparse returns, of a dataclass instance, or for each public
+        attribute of any other object; nested ones become names with dots (`optimizer.lr`)."""
         if self.enabled:
             try:
                 items = list(flat(params))
