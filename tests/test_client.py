@@ -448,7 +448,7 @@ class Settings:
 yprov.log_params(Settings(), role="output")
 
 class Like:
-    """A mapping in all but its name, as a row of a table."""
+    "A mapping in all but its name, as a row of a table."
     def items(self):
         return [("row", 1)]
 
