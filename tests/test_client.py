@@ -1395,6 +1395,34 @@ for k in range(2):
     assert sorted(v for v in said.values[:20]) == [2 * i for i in range(20)]
 
 
+CLOSING = """
+import os, sys, yprov
+def asleep():
+    others = set(os.listdir("/proc/self/task")) - {str(os.getpid())}
+    return all(open(f"/proc/self/task/{one}/stat").read().rpartition(") ")[2][0] == "S" for one in others)
+def close_all():
+    assert yprov.flush()
+    seen = 0
+    while seen < 20:
+        seen = seen + 1 if asleep() else 0
+    os.closerange(3, 256)
+"""
+
+
+@pytest.mark.parametrize("then", [
+    "", "yprov.log_metric('m', 2)", "opened = [open('/dev/null') for _ in range(40)]; yprov.log_metric('m', 2)",
+    "yprov.log_metric('m', 2); close_all(); yprov.log_metric('m', 3)",
+    "assert yprov.flush(); del sys.modules['yprov']; import gc; gc.collect()"])
+def test_a_program_that_closes_all_descriptors_lives_and_is_recorded(then: str) -> None:
+    """As daemons do: also those of libzmq, which aborts the process when it finds out. It does not while it rests."""
+    code = CLOSING + "yprov.log_metric('m', 1)\nclose_all()\n" + then
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        said = complete(listener.only())
+    assert said.values == [1.0, 2.0, 3.0][:1 + then.count("log_metric")]
+
+
 def test_a_fork_of_a_fork_is_a_process_of_its_own_too() -> None:
     code = """
 import os, sys, yprov

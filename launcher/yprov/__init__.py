@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import os
 
     from yprov.reading import RecordedRun
-    from yprovd.errors import YprovError
+    from yprovd.errors import YprovError as YprovError
 
 context = _client.context
 current_run = _client.current_run
@@ -63,7 +63,6 @@ def __getattr__(name: str) -> type[Exception]:
 
 __all__ = [
     "Run",
-    "YprovError",
     "context",
     "current_run",
     "epoch",
