@@ -36,7 +36,8 @@ USER, PASSWORD = "ada@example.org", "correct horse/battery&staple"
 @dataclass
 class Fault:
     """What becomes of the next request with this method and this part of a path. `then`: first do what was asked.
-    `reset`: the connection is lost instead of an answer; `torn`: in the middle of one; `silent`: none comes."""
+    `reset`: the connection is lost instead of an answer; `torn`: in the middle of one; `silent`: none comes. `early`:
+    the answer comes, and the end, before the request is read. `drip`: an answer whose head comes byte by byte."""
 
     method: str
     path: str
@@ -46,6 +47,8 @@ class Fault:
     reset: bool = False
     torn: bool = False
     silent: bool = False
+    early: bool = False
+    drip: bool = False
     then: bool = False
 
 
@@ -121,11 +124,13 @@ class Server:
 
     def handle(self, handler: BaseHTTPRequestHandler) -> None:
         parts = urlsplit(handler.path)
-        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        path = unquote(parts.path).removeprefix(self.prefix)
+        fault = next((f for f in self.faults if f.method == handler.command and f.path in path), None)
+        early = fault is not None and fault.early
+        body = b"" if early else handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         query = {key: values[-1] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
-        request = Seen(handler.command, unquote(parts.path).removeprefix(self.prefix), query, handler.headers, body)
+        request = Seen(handler.command, path, query, handler.headers, body)
         self.seen.append(request)
-        fault = next((f for f in self.faults if f.method == request.method and f.path in request.path), None)
         if fault is not None:
             self.faults.remove(fault)
         status, headers, value = 0, {}, b""
@@ -135,6 +140,13 @@ class Server:
         if fault is not None:
             if fault.silent:
                 self._silence.wait(20)
+                return
+            if fault.drip:
+                handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+                for _ in range(1000):
+                    if self._silence.wait(0.005):
+                        return
+                    handler.wfile.write(b"a")
                 return
             if fault.reset:
                 handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

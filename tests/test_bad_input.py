@@ -23,6 +23,9 @@ from tests.running import YPROV, environment, nothing_left, only_run, start, sta
         ("a: [", "is not YAML", ""),
         ("disable: [cpus]", "unknown sensor `cpus`", "did you mean `cpu`?"),
         ("tags: [a]", "`tags` must be a mapping", ""),
+        ("user: {name: Ada, id: 0000-0002-1825-0098}", "`settings.yaml`: `user.id` is no ORCID", "hint: is a digit"),
+        ("organisation: {id: acme}", "`settings.yaml`: `organisation.id` must be a ROR", "hint: id: https://ror.org/"),
+        ("licence: my own", "`settings.yaml`: `licence` must be an SPDX identifier", "hint: licence: CC-BY-4.0"),
     ],
 )
 def test_a_mistake_in_the_configuration_is_named(tmp_path: Path, settings: str, expected: str, hint: str) -> None:
@@ -35,8 +38,18 @@ def test_a_mistake_in_the_configuration_is_named(tmp_path: Path, settings: str, 
     assert not (tmp_path / "yprov-runs").exists()
 
 
+def test_a_licence_that_nobody_knows_is_said_and_recorded(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("licence: CC-BY-4\n")
+    done = yprov("run", "-q", "--config", "settings.yaml", "--", "true", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == ("yprov: `licence: CC-BY-4` is no SPDX identifier that we know; did you mean `CC-BY-4.0`?; "
+                           "it is recorded as it is\n")
+    assert '"licence": "CC-BY-4"' in (only_run(tmp_path) / "run.json").read_text()
+
+
 def test_options_win_over_the_file(tmp_path: Path) -> None:
-    (tmp_path / "settings.yaml").write_text("name: from-file\ntags: {a: 1, b: 2}\nuser: {name: Ada, id: 'x'}\n")
+    (tmp_path / "settings.yaml").write_text("name: from-file\ntags: {a: 1, b: 2}\n"
+                                            "user: {name: Ada, id: 0000-0002-1825-0097}\n")
     done = yprov("run", "-q", "--config", "settings.yaml", "--name", "by-hand", "--tag", "b=3", "--", "true",
                  cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -182,13 +195,14 @@ def test_a_disk_that_stays_full_keeps_the_status_and_says_what_to_do(tmp_path: P
     nothing_left(run_dir)
 
 
-def test_a_directory_that_is_gone_is_said(tmp_path: Path) -> None:
-    program = f"mkdir d && cd d && rmdir ../d && {' '.join(YPROV)} run -- true"
+@pytest.mark.parametrize("options", ["", "--experiment x --dir ../runs", "--dir /tmp"])
+def test_a_directory_that_is_gone_is_said(options: str, tmp_path: Path) -> None:
+    program = f"mkdir d && cd d && rmdir ../d && {' '.join(YPROV)} run {options} -- touch {tmp_path}/ran"
     done = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, env=environment(),
                           check=False)
-    assert done.returncode in (2, 125)
-    assert "hint:" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 125
+    assert done.stderr == "error: the current directory does not exist any more\nhint: cd to one that exists\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_too_few_files_for_a_run_are_said_and_nothing_is_left(tmp_path: Path) -> None:

@@ -61,6 +61,21 @@ def captured(argv: list[str], cwd: Path, run_dir: Path) -> dict[str, Any]:
     return parts
 
 
+def test_a_log_is_said_to_be_done_only_after_the_last_look_at_it(tmp_path: Path) -> None:
+    """Killed before that, a secret at its very end may still stand there, and the stitch looks at what is not done."""
+    log = tmp_path / "logs" / "stdout.log"
+    log.parent.mkdir()
+    log.write_text("ghp_" + "a1" * 18)
+    said: list[tuple[int, str]] = []
+    job = {"run_dir": str(tmp_path), "argv": ["x"], "cwd": "/", "run_id": "id-1", "hash_limit": 1, "begun_ns": 0}
+    looks = iter([False, True])
+    looking = Capturing(job, lambda part, _done: said.append((part["masked_logs"]["stdout.log"], log.read_text())),
+                        lambda _wait: next(looks))
+    assert looking._logs() == {"masked_logs": {"stdout.log": 40}}
+    assert said == [(39, "ghp_" + "a1" * 18)]
+    assert log.read_text() == "*" * 40
+
+
 def test_script_lock_files_and_packages_of_a_project(tmp_path: Path) -> None:
     root = tmp_path / "code"
     (root / "sub").mkdir(parents=True)
@@ -200,6 +215,44 @@ def test_what_is_known_reaches_the_record_and_what_is_not_has_a_reason(tmp_path:
     looking = Capture(tmp_path, ["x"], tmp_path, "id", 1 << 30, parts.append)
     looking.finish(0.0)
     assert parts[-1]["capture"]["unfinished"]["unpushed"] == "the run ended before it was looked at"
+
+
+@pytest.fixture
+def leisurely_git(tmp_path: Path) -> str:
+    """A PATH on which git takes its time for the commits that no remote has, as in a large repository."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "git").write_text(
+        f"#!/bin/sh\ncase \"$*\" in *rev-list*--count*) sleep {capture.AFTER_S + 1};; esac\n"
+        f'exec {shutil.which("git")} "$@"\n')
+    (tmp_path / "bin" / "git").chmod(0o755)
+    return f"{tmp_path}/bin:{os.environ['PATH']}"
+
+
+def test_after_a_command_of_no_time_a_large_repository_is_looked_at_all_the_same(
+    tmp_path: Path, leisurely_git: str
+) -> None:
+    root = tmp_path / "code"
+    root.mkdir()
+    (root / "train.py").write_text("before\n")
+    git(root, "init", "-q")
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "one")
+    assert yprov("run", "-q", "--", "true", cwd=root, env=environment(PATH=leisurely_git)).returncode == 0
+    assert (only_run(root) / "source" / "code.bundle").is_file()
+
+
+def test_the_user_need_not_wait_for_it(tmp_path: Path, leisurely_git: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", leisurely_git)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "one")
+    (tmp_path / "logs").mkdir()
+    parts: list[dict[str, Any]] = []
+    asked: list[float] = []
+    looking = Capture(tmp_path, [sys.executable], tmp_path, "id", 1 << 30, parts.append)
+    looking.wait_for_code(20.0)
+    looking.finish(0.1, lambda: bool(asked.append(0.0)))
+    assert len(asked) == 1
+    assert "unpushed" in parts[-1]["capture"]["unfinished"]
 
 
 def test_the_code_is_that_before_the_command(tmp_path: Path) -> None:

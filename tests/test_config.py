@@ -14,6 +14,7 @@ from yprov.settings import resolve
 from yprovd.config import RUN_FILE, Person, RunConfig, Settings
 from yprovd.errors import YprovError
 from yprovd.grids import Carbon
+from yprovd.ids import unknown_licence
 from yprovd.secrets import Masker
 
 CONFIG = RunConfig("id-1", "name", 1_700_000_000_000_000_000, ("python", "train.py"), "/home/u", "/tmp/yprov-1",
@@ -81,11 +82,12 @@ def test_a_limit_is_a_number_of_bytes_with_or_without_a_unit(value: Any, size: i
 def test_settings_are_recorded_without_secrets() -> None:
     token = "ghp_0123456789abcdefghij0123456789abcdef"
     shown = settings(name="x", tags={"api_key": "abc", "a": token, "team": "vision"}, inputs=[f"{token}.csv"],
-                     user={"name": token, "id": "0"}, disable=["cpu"],
+                     user={"name": token, "id": "0000-0002-1825-0097"}, disable=["cpu"],
                      carbon={"intensity": 12, "source": f"by {token}"}).without_secrets(Masker())
     assert shown.carbon == Carbon(12.0, source="by ***")
     assert shown.tags == {"api_key": "***", "a": "***", "team": "vision"}
-    assert (shown.inputs, shown.user, shown.disable, shown.name) == (("***.csv",), Person("***", "0"), ("cpu",), "x")
+    assert shown.user == Person("***", "0000-0002-1825-0097")
+    assert (shown.inputs, shown.disable, shown.name) == (("***.csv",), ("cpu",), "x")
 
 
 def test_a_sensor_that_is_not_known_offers_the_nearest() -> None:
@@ -96,10 +98,97 @@ def test_a_sensor_that_is_not_known_offers_the_nearest() -> None:
 
 def test_numbers_become_text_where_text_is_wanted() -> None:
     found = settings(name=1, experiment=2.5, tags={1: 2, "b": True}, inputs=[1, "x"], user="Ada",
-                     organisation={"name": "ACME", "id": "https://ror.org/1"})
+                     organisation={"name": "ACME", "id": "https://ror.org/02mhbdp94"})
     assert (found.name, found.experiment, found.tags, found.inputs) == ("1", "2.5", {"1": "2", "b": "True"}, ("1", "x"))
     assert found.user == Person("Ada")
-    assert found.organisation == Person("ACME", "https://ror.org/1")
+    assert found.organisation == Person("ACME", "https://ror.org/02mhbdp94")
+
+
+# -- who, and what may be done with it ---------------------------------------------------------------------------------
+
+ORCID, ROR = "0000-0002-1825-0097", "02mhbdp94"
+
+
+@pytest.mark.parametrize("given", [
+    ORCID, "0000-0002-1694-233X", f"https://orcid.org/{ORCID}", f"http://www.orcid.org/{ORCID}", f"orcid.org/{ORCID}",
+    "https://isni.org/isni/0000000121032683", "https://ada.example.org/#me", ""])
+def test_a_person_is_an_orcid_or_another_address(given: str) -> None:
+    assert settings(user={"name": "Ada", "id": given}).user == Person("Ada", given)
+
+
+@pytest.mark.parametrize("given", [
+    ROR, f"https://ror.org/{ROR}", f"ror.org/{ROR}", "https://www.wikidata.org/wiki/Q42944", "",
+    "01qz5mb56", "042nb2s44", "05trd4x28", "00rqy9422"])
+def test_an_organisation_is_a_ror_or_another_address(given: str) -> None:
+    assert settings(organisation={"name": "ACME", "id": given}).organisation == Person("ACME", given)
+
+
+@pytest.mark.parametrize("given", ["0000-0002-1825-0098", "https://orcid.org/0000-0002-1825-0907",
+                                   "0000-0002-1694-2330", "0000-0002-1825-009X"])
+def test_a_mistyped_orcid_is_found_by_its_check_digit(given: str) -> None:
+    error = refused(user={"name": "Ada", "id": given})
+    assert f"`user.id` is no ORCID: the check digit of `{given}` would be " in str(error)
+    assert error.hint.startswith("is a digit mistyped?")
+
+
+def test_a_mistyped_ror_is_found_by_its_check_digits() -> None:
+    error = refused(organisation={"id": "ror.org/02mhbdp49"})
+    assert str(error) == ("`settings.yaml`: `organisation.id` is no ROR: the check digits of `ror.org/02mhbdp49` "
+                          "would be 94")
+
+
+@given(at=st.integers(0, 15), by=st.integers(1, 9))
+def test_every_single_wrong_digit_of_an_orcid_is_found(at: int, by: int) -> None:
+    digits = list("0000000218250097")
+    digits[at] = str((int(digits[at]) + by) % 10)
+    text = "".join(digits)
+    refused(user={"id": "-".join(text[i:i + 4] for i in range(0, 16, 4))})
+
+
+@pytest.mark.parametrize("given", [
+    "x", "Ada", "0000000218250097", "0000-0002-1694-233x", "https://orcid.org/", "https://orcid.org/ada",
+    "https://orcid.org/0000-0002-1825-0097/works", ROR, f"https://ror.org/{ROR}", "http://a b", "ada@example.org"])
+def test_what_is_no_address_of_a_person_is_refused_with_an_example(given: str) -> None:
+    error = refused(user={"id": given})
+    assert f"`user.id` must be an ORCID or another web address, not `{given}`" in str(error)
+    assert error.hint == "id: https://orcid.org/0000-0002-1825-0097"
+
+
+@pytest.mark.parametrize("given", ["x", "2mhbdp94", "https://ror.org/1", ORCID, f"https://orcid.org/{ORCID}", "ACME"])
+def test_what_is_no_address_of_an_organisation_is_refused_with_an_example(given: str) -> None:
+    error = refused(organisation={"name": "ACME", "id": given})
+    assert f"`organisation.id` must be a ROR or another web address, not `{given}`" in str(error)
+    assert error.hint == "id: https://ror.org/02mhbdp94"
+
+
+@pytest.mark.parametrize(("value", "recorded"), [
+    ("MIT", "MIT"), ("cc-by-4.0", "CC-BY-4.0"), ("apache-2.0", "Apache-2.0"), (" MIT ", "MIT"), ("", ""),
+    ("https://example.org/terms", "https://example.org/terms"), ("LicenseRef-ours", "LicenseRef-ours"),
+    ("MIT OR Apache-2.0", "MIT OR Apache-2.0"), ("(MIT AND CC0-1.0) OR GPL-2.0+", "(MIT AND CC0-1.0) OR GPL-2.0+"),
+    ("GPL-2.0-only WITH Classpath-exception-2.0", "GPL-2.0-only WITH Classpath-exception-2.0"),
+])
+def test_a_licence_is_an_expression_of_spdx_or_an_address(value: str, recorded: str) -> None:
+    assert settings(licence=value).licence == recorded
+    assert unknown_licence(recorded) == ""
+
+
+@pytest.mark.parametrize(("value", "hint"), [
+    ("CC BY 4.0", "did you mean `CC-BY-4.0`?"), ("Apache 2.0", "did you mean `Apache-2.0`?"),
+    ("all rights reserved", "licence: CC-BY-4.0   or LicenseRef-NAME for one of your own"),
+    ("MIT OR", "licence: CC-BY-4.0   or LicenseRef-NAME for one of your own"), ("ask:ada", "licence: CC-BY-4.0 "),
+    ("MIT or Apache-2.0", "licence: CC-BY-4.0 "),
+])
+def test_what_can_be_no_licence_is_refused(value: str, hint: str) -> None:
+    error = refused(licence=value)
+    assert str(error) == f"`settings.yaml`: `licence` must be an SPDX identifier or a web address, not `{value}`"
+    assert error.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(("value", "doubt"), [
+    ("CC-BY-4", "; did you mean `CC-BY-4.0`?"), ("Apache2", "; did you mean `Apache-2.0`?"), ("Glulxe", "")])
+def test_a_licence_that_is_not_known_is_kept_and_doubted(value: str, doubt: str) -> None:
+    assert settings(licence=value).licence == value
+    assert unknown_licence(value) == f"`licence: {value}` is no SPDX identifier that we know{doubt}"
 
 
 # -- the file and the options ------------------------------------------------------------------------------------------

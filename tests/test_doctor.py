@@ -20,7 +20,7 @@ import pytest
 from tests.running import yprov
 from tests.standins import StandIns
 from yprov import doctor
-from yprov.cli import _own_stdout
+from yprov.cli.doctor import _own_stdout
 from yprov.doctor import Source
 from yprov.readiness import check_daemons
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import subprocess
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from prov.model import ProvDocument
 
 import yprov
 from tests.archives import ODD, Kept, make_run
+from tests.running import YPROV, environment
 from tests.running import yprov as command
 from yprov import export_netcdf, export_tables
 from yprov.export import FORMATS, export, format_of, text_of
@@ -391,6 +393,61 @@ def test_command_prints_text_where_it_is_asked_to(kept: Kept, tmp_path: Path) ->
     done = command("export", str(kept.path), "--to", "provn", "-o", "-", cwd=tmp_path)
     assert done.stdout.startswith("document\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def complaints(stderr: str) -> list[str]:
+    """Without what a busy machine takes long for."""
+    return [line for line in stderr.splitlines() if not line.endswith(" s so far)")]
+
+
+@pytest.mark.parametrize(("to", "groups"), [
+    ("csv", ["host"]), ("csv", ["metrics/tr*ning"]), ("parquet", ["gpu"]), ("netcdf", []), ("netcdf", ["host"]),
+    ("zip", []), ("dot", []), ("ttl", [])])
+def test_command_prints_what_is_one_file(kept: Kept, tmp_path: Path, to: str, groups: list[str]) -> None:
+    chosen = [word for group in groups for word in ("--group", group)]
+    with open(tmp_path / "printed", "wb") as out:
+        done = command("export", str(kept.path), "--to", to, *chosen, "-o", "-", cwd=tmp_path, stdout=out,
+                       stderr=subprocess.PIPE, env=environment(TMPDIR=str(tmp_path)))
+    assert (done.returncode, complaints(done.stderr)) == (0, [])
+    assert [p.name for p in tmp_path.iterdir()] == ["printed"]
+    with yprov.open_run(kept.path) as run:
+        written = export(run, to, str(tmp_path / "written"), groups=groups).path
+    if to == "netcdf":  # HDF5 keeps times of its own
+        assert (tmp_path / "printed").stat().st_size == written.stat().st_size
+        assert xr.open_dataset(tmp_path / "printed", group="host").identical(xr.open_dataset(written, group="host"))
+    elif to == "ttl":  # blank nodes have random names
+        assert b"prov:Activity" in (tmp_path / "printed").read_bytes()
+    else:
+        assert (tmp_path / "printed").read_bytes() == written.read_bytes()
+
+
+def test_many_tables_are_not_printed(kept: Kept, tmp_path: Path) -> None:
+    done = command("export", str(kept.path), "--to", "csv", "-o", "-", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert " groups is a folder, and one table is printed\nhint: --group host\n" in done.stderr
+
+
+def test_bytes_are_not_printed_to_a_terminal(kept: Kept, tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    try:
+        for to, group in (("zip", []), ("netcdf", []), ("parquet", ["--group", "host"])):
+            done = command("export", str(kept.path), "--to", to, *group, "-o", "-", cwd=tmp_path, stdout=theirs,
+                           stderr=subprocess.PIPE)
+            assert done.returncode == 1
+            assert done.stderr == (f"error: {to} is not text, and is not printed to a terminal\n"
+                                   f"hint: yprov export RUN --to {to} -o FILE\n")
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(kept: Kept, tmp_path: Path) -> None:
+    words = " ".join([*YPROV, "export", str(kept.path), "--to", "csv", "--group", "metrics/many", "-o", "-"])
+    done = subprocess.run(["bash", "-c", f"{words} | head -1"], cwd=tmp_path, env=environment(), text=True,
+                          capture_output=True, check=False)
+    assert done.stdout.startswith('"step"')
+    assert done.stdout.count("\n") == 1
+    assert complaints(done.stderr) == []
 
 
 def test_command_on_a_run_without_an_archive_says_what_to_type(kept: Kept, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support import eventually
 from yprovd.files import FileWorker
+from yprovd.stitch.contents import is_of_archive
 
 SOURCE = 0xABC
 
@@ -67,6 +68,19 @@ def test_a_file_has_size_time_and_checksum(tmp_path: Path, model: Path) -> None:
         "modified_ns": model.stat().st_mtime_ns, "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
     }
     assert not (tmp_path / "artifacts").exists()  # made with the first copy only
+
+
+@pytest.mark.parametrize(("name", "stored"), [
+    (".x.tmp", "_.x.tmp"), (".tmp", "_.tmp"), (".partial-1", "_.partial-1"), ("x.tmp", "x.tmp"), (".x", ".x")])
+def test_a_copy_that_is_called_like_half_a_file_is_a_part_of_the_archive(
+    tmp_path: Path, name: str, stored: str
+) -> None:
+    (tmp_path / name).write_text("a")
+    one, two = looked_at(tmp_path, *({"path": str(tmp_path / name), "copy": True} for _ in range(2)))
+    assert one["stored"] == f"artifacts/{stored}"
+    assert is_of_archive(one["stored"])
+    assert is_of_archive(two["stored"])
+    assert (tmp_path / one["stored"]).read_text() == (tmp_path / two["stored"]).read_text() == "a"
 
 
 def test_copies_get_names_of_their_own(tmp_path: Path, model: Path) -> None:

@@ -20,7 +20,8 @@ Recorded = Callable[[str], tuple[Path, float]]
 
 
 #: Which call hangs, from when and until when (seconds since the library was opened), and how long the command takes.
-RUNS = {"half a minute": ("nvmlDeviceGetUtilizationRates:1.5:31.5", 4), "opening": ("nvmlDeviceGetCount_v2:0:60", 1)}
+RUNS = {"half a minute": ("nvmlDeviceGetUtilizationRates:1.5:31.5", 4), "opening": ("nvmlDeviceGetCount_v2:0:60", 1),
+        "waking up": ("nvmlDeviceGetCount_v2:0:9", 5)}
 
 
 def run(node: nodes.Node, hang: str, seconds: int) -> tuple[Path, float]:
@@ -38,7 +39,7 @@ def run(node: nodes.Node, hang: str, seconds: int) -> tuple[Path, float]:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
-    """A run of `RUNS`. Both go on at once: they wait, most of the time."""
+    """A run of `RUNS`. They go on at once: they wait, most of the time."""
     built = {name: nodes.grace_hopper(tmp_path_factory.mktemp("node") / "root") for name in RUNS}
     with ThreadPoolExecutor() as pool:
         runs: dict[str, Future[tuple[Path, float]]] = {
@@ -60,6 +61,17 @@ def test_a_call_that_hangs_for_half_a_minute_costs_no_other_sensor_a_tick(record
     gpu = xr.open_zarr(run_dir / "series.zarr", group="gpu", consolidated=False).load()
     assert gpu.power.isel(time=1).notnull().all(), "before it hung"
     assert gpu.power.isel(time=-1).isnull().all()
+
+
+def test_gpus_that_wake_up_slowly_join_later(recorded: Recorded) -> None:
+    run_dir, _end_s = recorded("waking up")
+    doc = document(run_dir)
+    assert "nvidia" not in json.dumps(attribute(doc["activity"]["monitoring"], "absences"))
+    gpu = xr.open_zarr(run_dir / "series.zarr", group="gpu", consolidated=False)
+    host = xr.open_zarr(run_dir / "series.zarr", group="host", consolidated=False)
+    assert gpu.power.notnull().all(dim="device").sum() >= 3
+    assert host.memory_usage.notnull().sum() > gpu.power.isel(device=0).notnull().sum()
+    assert "nvidia" in json.dumps(attribute(doc["activity"]["monitoring"], "sensors"))
 
 
 def test_a_library_that_hangs_when_it_is_opened_is_absent_with_a_reason(recorded: Recorded) -> None:

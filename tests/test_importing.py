@@ -26,7 +26,7 @@ from yprov.imported import Columns, Notes, Rank, Series
 from yprov.importing import import_runs
 from yprov.importing_layouts import layout_of, rank_of
 from yprov.importing_table import Table
-from yprov.importing_values import number, time_ns, typed, zone_of
+from yprov.importing_values import number, plain, time_ns, typed, zone_of
 from yprov.runs import all_runs
 from yprovd.errors import YprovError
 from yprovd.stitch.validate import validate_run
@@ -81,6 +81,22 @@ def test_the_same_run_is_imported_once_and_its_id_is_the_same_anywhere(tmp_path:
     assert tree(first.directory) == before
 
 
+def test_what_was_not_there_when_it_was_imported_is_told(tmp_path: Path) -> None:
+    home = copy_of(NEW, tmp_path)
+    (home / "metrics_GR1").rename(tmp_path / "away")
+    first = import_one(home, tmp_path)
+    assert import_one(home, tmp_path).notes == ()
+    (tmp_path / "away").rename(home / "metrics_GR1")
+    again = import_one(home, tmp_path)
+    assert not again.made
+    assert again.notes == (f"24 metrics were there when it was imported, and 48 are now: yprov import --force {home}",)
+    made = import_one(home, tmp_path, force=True)
+    assert (made.made, made.run_id, made.written.series) == (True, first.run_id, 48)
+    assert import_one(home, tmp_path).notes == ()
+    shutil.rmtree(home / "metrics_GR1")
+    assert import_one(home, tmp_path).notes == ()  # the archive has more
+
+
 def test_force_makes_it_again_with_the_same_bytes(tmp_path: Path) -> None:
     home = copy_of(NEW, tmp_path)
     first = import_one(home, tmp_path)
@@ -117,6 +133,42 @@ def test_one_run_that_cannot_be_imported_does_not_keep_the_others_from_it(tmp_pa
     assert [d.source for d in made] == ["yProv4ML 1.x"]
     assert "is no whole run" in str(failed[0])
     assert "--force" in failed[0].hint
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_run_is_the_same_whatever_is_imported_with_it(tmp_path: Path) -> None:
+    odd = copy_of(NEW, tmp_path)  # "démo_0": of each of the others before it in one way or another
+    (odd / "metrics_GR0" / "loss_TRAINING_None_GR0.csv").unlink()
+    (odd / "prov_other_GR7_0.json").write_text("{")
+    homes = [odd, *(Path(shutil.copytree(FIXTURES / release / "prov" / "démo_0", odd.parent / release[0]))
+                    for release in (TEXT, "2.0.10/csv"))]
+    alone = {done.directory: contents(done.directory) for done in (import_one(home, tmp_path) for home in homes)}
+    assert len(alone) == 3
+    together = list(import_runs([odd.parent], tmp_path / "runs", every=True, force=True))
+    assert {done.directory: contents(done.directory) for done in together} == alone
+    assert [any("is damaged" in note for note in done.notes) for done in together].count(True) == 1
+
+
+def test_a_document_that_is_no_run_is_told_beside_the_runs_and_in_none_of_them(tmp_path: Path) -> None:
+    home = copy_of(NEW, tmp_path)
+    shutil.copytree(FIXTURES / TEXT / "prov" / "démo_0", home.parent / "old_0")
+    (home.parent / "torn_0").mkdir()
+    (home.parent / "torn_0" / "prov_torn_GR0_0.json").write_text('{"prefix": ')
+    failed: list[YprovError] = []
+    made = list(import_runs([home.parent], tmp_path / "runs", every=True, failed=failed.append))
+    assert not [note for done in made for note in done.notes if "torn" in note]
+    assert [str(e) for e in failed] == [
+        f"`{home.parent}`: in `torn_0` `prov_torn_GR0_0.json` is damaged: it is not JSON"]
+    with pytest.raises(YprovError, match="torn_0"):
+        list(import_runs([home.parent], tmp_path / "runs", every=True))
+    merged = scattered(tmp_path / "ranks")[0].parent
+    (merged / "torn_0").mkdir()
+    (merged / "torn_0" / "prov_torn_GR2_0.json").write_text("{")
+    done = import_one(merged, tmp_path / "ranks", merge=True)  # it may be a rank of the one run
+    assert any("`prov_torn_GR2_0.json` is damaged" in note for note in done.notes)
 
 
 def test_the_name_and_the_directory_say_when_and_what_it_was(tmp_path: Path) -> None:
@@ -399,6 +451,35 @@ def test_a_rank_that_was_killed_leaves_its_metrics_and_the_run_is_incomplete(tmp
     assert validate_run(done.directory) == []
 
 
+def renamed(home: Path, rank: int, to: int) -> None:
+    """The files of a rank are those of another one."""
+    for path in [p for p in home.iterdir() if f"_GR{rank}" in p.name]:
+        for inner in sorted(path.glob("*") if path.is_dir() else ()):
+            inner.rename(inner.with_name(inner.name.replace(f"_GR{rank}", f"_GR{to}")))
+        if path.is_file():
+            path.write_text(path.read_text().replace(f"_GR{rank}", f"_GR{to}"))
+        path.rename(path.with_name(path.name.replace(f"_GR{rank}", f"_GR{to}")))
+
+
+@pytest.mark.parametrize(("places", "told"), [
+    ((0, 3), "ranks 1 to 2"), ((0, 2), "rank 1"), ((1, 3), "ranks 0, 2"), ((0, 999_999_999), "ranks 1 to 999999998")])
+def test_ranks_of_which_there_is_nothing_are_told_and_the_run_is_incomplete(
+    tmp_path: Path, places: tuple[int, int], told: str
+) -> None:
+    home = copy_of(NEW, tmp_path)
+    for rank in (1, 0):
+        if places[rank] != rank:
+            renamed(home, rank, places[rank])
+    done = import_one(home, tmp_path, keep_spool=True)
+    assert done.state == "incomplete"
+    assert [note for note in done.notes if "nothing of" in note] == [f"there is nothing of {told}"]
+    assert {key[0] for key in logged(done.directory)} == set(places)
+    about = attributes(done.directory)
+    assert about["yp:worldSize"] == places[1] + 1
+    assert about["yp:processCount"] == 2
+    assert validate_run(done.directory) == []
+
+
 @pytest.mark.parametrize(("release", "name"), [("3.2.8/nc", "loss"), ("3.2.8/zarr", "loss"),
                                                ("3.2.8/csv", "loss_TRAINING_None"), ("1.0.0/csv", "loss")])
 def test_a_run_of_which_every_rank_was_killed_has_its_metrics(tmp_path: Path, release: str, name: str) -> None:
@@ -528,7 +609,9 @@ def mutations(draw: st.DrawFn) -> Callable[[Any], Any]:
     """Something else in the place of one value of a document, anywhere in it."""
     path = draw(st.lists(st.integers(0, 40), min_size=1, max_size=5))
     other = draw(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]),
-                           st.just({}), st.just({"$": "x", "type": "xsd:int"}), st.just(["a", 1]),
+                           st.just({}), st.just(["a", 1]),
+                           st.sampled_from([{"$": value, "type": f"xsd:{kind}"} for kind in ("int", "double")
+                                            for value in ("x", float("inf"), float("nan"), 10**400, [1])]),
                            st.sampled_from(["1e400", "-1", "2025-13-40", "0001-01-01T00:00:00", "9" * 400, "../.."])))
 
     def change(value: Any) -> Any:
@@ -609,6 +692,27 @@ def test_values_of_metrics_are_read_however_python_wrote_them(text: str, value: 
     assert number(text) == value
 
 
+@pytest.mark.parametrize(("value", "kind", "read"), [
+    ("5", "int", 5), (5.0, "int", 5), ("0.5", "double", 0.5), (10**400, "int", 10**400),
+    ("1e999", "double", float("inf")), (float("inf"), "int", float("inf")), (10**400, "double", 10**400),
+    ("x", "int", "x"), ([1], "double", [1])], ids=range(9))
+def test_a_typed_literal_is_of_its_type_where_that_can_hold_it(value: Any, kind: str, read: Any) -> None:
+    found = plain({"$": value, "type": f"xsd:{kind}"})
+    assert (found, type(found)) == (read, type(read))
+
+
+def test_literals_that_their_types_cannot_hold_are_imported(tmp_path: Path) -> None:
+    home = copy_of("2.0.10/csv", tmp_path)
+    odd = {"a": {"$": float("inf"), "type": "xsd:int"}, "b": {"$": 10**400, "type": "xsd:double"}}
+    edit(home / "prov_démo_GR0_0.json", lambda d: next(
+        record for name, record in d["activity"].items() if name.endswith("Context.TRAINING")).update(odd))
+    done = import_one(home, tmp_path)
+    found = entities(done.directory, "param/")
+    assert found["TRAINING/a"]["prov:value"] == float("inf")
+    assert int(found["TRAINING/b"]["prov:value"]) == 10**400
+    assert validate_run(done.directory) == []
+
+
 @pytest.mark.parametrize("text", ["None", "", " ", "nan"])
 def test_no_value_is_nan(text: str) -> None:
     found = number(text)
@@ -626,7 +730,7 @@ def test_times_are_read_in_their_zone(text: str, zone: int, seconds: float) -> N
 
 @pytest.mark.parametrize(("text", "seconds"), [
     ("CEST+0200", 7200), ("UTC+0000", 0), ("-03:30", -12_600), ("UTC", 0), ("Rome", None), (None, None),
-    ("+9999", None)])
+    ("+9999", None), ("+23:59", 86_340), ("-23:59", -86_340), ("+24:00", None), ("-24:00", None)])
 def test_zones_are_read_as_they_are_named(text: str | None, seconds: int | None) -> None:
     assert zone_of(text) == seconds
 

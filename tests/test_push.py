@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import re
+import socket
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -18,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.running import YPROV, environment, yprov
-from tests.services import PASSWORD, TOKEN, USER, Fault, StoreServer, V0Server
+from tests.services import PASSWORD, TOKEN, USER, Fault, Seen, Stored, StoreServer, V0Server
 from tests.stitch.golden.small import (
     RUN_ID,
     config,
@@ -33,7 +35,7 @@ from yprov.bodies import Multipart
 from yprov.pushing import Credentials, Options, parcel_of, push
 from yprov.service_v0 import database_name
 from yprov.web import ATTEMPTS, Refused, Web
-from yprovd.config import PUSH_FILE
+from yprovd.config import PUSH_FILE, PUSH_LOCK
 from yprovd.errors import YprovError
 from yprovd.stitch.crate import build_crate
 from yprovd.stitch.provenance import build_document
@@ -72,6 +74,14 @@ def store() -> Iterator[StoreServer]:
         yield server
 
 
+def content(path: Path) -> bytes:
+    """Nothing where it is no file, or none any more: another push may just be renaming it."""
+    try:
+        return path.read_bytes()
+    except (IsADirectoryError, FileNotFoundError):
+        return b""
+
+
 class Pusher:
     """Pushes one run, and remembers all that was said and how long was slept. `told`: what anybody may have seen."""
 
@@ -79,18 +89,23 @@ class Pusher:
         self.run_dir = run_dir
         self.lines: list[str] = []
         self.slept: list[float] = []
+        self.hear: Callable[[str], object] = len
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+        self.hear(line)
 
     def __call__(self, to: str, environ: dict[str, str] | None = None, **options: Any) -> dict[str, Any]:
         told: dict[str, Any] = {}
         error = ""
         try:
             told = push(self.run_dir, Options(to, **options), SIGNED if environ is None else environ,
-                        say=self.lines.append, sleep=self.slept.append)
+                        say=self.say, sleep=self.slept.append)
         except YprovError as e:
             error = f"{e} {e.hint} {''.join(traceback.format_exception(e))}"
             raise
         finally:
-            kept = b"".join(p.read_bytes() for p in self.run_dir.rglob("*") if p.is_file())
+            kept = b"".join(content(p) for p in self.run_dir.rglob("*"))
             for secret in SECRETS:
                 assert secret not in error
                 assert secret not in "\n".join(self.lines)
@@ -167,6 +182,19 @@ def test_v0_that_cannot_give_its_document_back_is_sent_it_again(pusher: Pusher, 
     v0.faults.append(Fault("GET", DOC + "/", status=500))
     assert pusher(v0.address, backend="v0")["sent"] is True
     assert pusher.slept == []
+
+
+@pytest.mark.parametrize(("body", "kind", "said"), [
+    (b"<html>Please sign in</html>", "text/html", "did not answer as"),
+    (b'"Document uploaded"', "application/json", "did not answer as"),
+    (b"", "application/json", "did not answer as"),
+    (b'{"error": "the database is read only"}', "application/json", "200: the database is read only")])
+def test_v0_that_answers_otherwise_has_published_nothing(
+    pusher: Pusher, v0: V0Server, body: bytes, kind: str, said: str
+) -> None:
+    v0.faults.append(Fault("PUT", DOC, status=200, body=body, headers={"Content-Type": kind}))
+    pusher.fails(v0.address, said, backend="v0")
+    assert pusher(v0.address)["sent"] is True
 
 
 def test_v0_has_no_versions_and_no_artifacts(pusher: Pusher, v0: V0Server) -> None:
@@ -253,6 +281,7 @@ def test_what_was_published_is_no_part_of_the_archive(pusher: Pusher, store: Sto
     assert validate_run(pusher.run_dir) == []
     pusher(store.address)
     assert (pusher.run_dir / PUSH_FILE).is_file()
+    assert (pusher.run_dir / PUSH_LOCK).is_file()
     assert validate_run(pusher.run_dir) == []
 
 
@@ -270,10 +299,177 @@ def test_a_directory_that_may_not_be_written_costs_the_note_only(
     def refused(path: Path, data: bytes) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("yprov.pushing.write_whole", refused)
+    monkeypatch.setattr("yprov.pushed.write_whole", refused)
     told = pusher(store.address)
     assert told["sent"] is True
     assert any(f"--parent {told['pid']}" in line and "Permission denied" in line for line in pusher.lines)
+
+
+# Once, whatever happens
+
+
+def interrupted(line: str) -> None:
+    if "again in" in line:
+        raise KeyboardInterrupt
+
+
+def interrupt(pusher: Pusher, *args: Any, **options: Any) -> None:
+    pusher.hear = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        pusher(*args, **options)
+    pusher.hear = len
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("arrives", [False, True])
+def test_a_push_looks_for_the_one_that_was_interrupted(pusher: Pusher, arrives: bool, older: bool) -> None:
+    with StoreServer(older=older) as server:
+        server.faults.append(Fault("POST", DOC, reset=True, then=arrives))
+        interrupt(pusher, server.address)
+        told = pusher(server.address)
+        assert (told["sent"], told["version"], len(server.documents)) == (not arrives, 1, 1)
+        listed = server.count("GET", DOC)
+        assert pusher(server.address, backend="store")["sent"] is False
+        assert server.count("GET", DOC) <= listed + 2  # the document: what is known is not looked for any more
+
+
+def test_what_was_interrupted_is_found_when_the_document_is_another_one_by_now(
+    pusher: Pusher, store: StoreServer
+) -> None:
+    store.faults.append(Fault("POST", DOC, reset=True, then=True))
+    interrupt(pusher, store.address)
+    change(pusher.run_dir)
+    told = pusher(store.address)
+    assert (told["sent"], told["parent"], told["version"], len(store.documents)) == (True, "21.T11961/doc-1", 2, 2)
+
+
+def test_what_was_interrupted_is_found_among_many_of_others(pusher: Pusher, store: StoreServer) -> None:
+    """Versions of other documents, and documents that we may not read."""
+    create = store._create
+
+    def among_others(request: Seen) -> Any:
+        for number in range(60):
+            pid = f"21.T11961/other-{number}"
+            store.documents[pid] = Stored(pid, b"{}", 2, "21.T11961/x" if number else None, {}, store.now())
+        return create(request)
+
+    store._create = among_others  # type: ignore[method-assign]
+    store.faults.append(Fault("POST", DOC, reset=True, then=True))
+    interrupt(pusher, store.address)
+    store.faults.append(Fault("GET", "/other-0", status=403))
+    assert pusher(store.address)["sent"] is False
+    assert len(store.documents) == 61
+    assert store.faults == []
+
+
+def test_what_was_interrupted_is_found_with_another_token(pusher: Pusher, store: StoreServer) -> None:
+    store.faults.append(Fault("POST", DOC, reset=True, then=True))
+    interrupt(pusher, store.address, backend="store")
+    store.faults.append(Fault("GET", DOC, status=401))
+    assert pusher(store.address, SIGNED | LOGIN, backend="store")["sent"] is False
+    assert len(store.documents) == 1
+
+
+def test_the_last_attempt_is_looked_for_as_well(pusher: Pusher, store: StoreServer) -> None:
+    store.faults += [Fault("POST", DOC, status=503) for _ in range(ATTEMPTS - 1)]
+    store.faults.append(Fault("POST", DOC, reset=True, then=True))
+    assert pusher(store.address)["version"] == 1
+    assert len(store.documents) == 1
+
+
+def test_what_was_given_up_and_arrived_is_not_published_again(pusher: Pusher, store: StoreServer) -> None:
+    store.faults += [Fault("POST", DOC, status=503, headers={"Retry-After": "86400"}, then=True),
+                     Fault("GET", DOC, status=500)]
+    error = pusher.fails(store.address, "come back", backend="store")
+    assert "the next push looks first" in error.hint
+    assert pusher(store.address, backend="store")["sent"] is False
+    assert len(store.documents) == 1
+
+
+def test_what_was_refused_is_not_looked_for(pusher: Pusher, store: StoreServer) -> None:
+    store.faults.append(Fault("POST", DOC, status=413))
+    pusher.fails(store.address, "too large", backend="store")
+    listed = store.count("GET", DOC)
+    assert pusher(store.address, backend="store")["sent"] is True
+    assert store.count("GET", DOC) == listed
+
+
+@pytest.mark.parametrize("pending", [3, {}, {"sha256": "x", "parent": None, "since": "yesterday"}, {
+    "sha256": "x", "parent": None, "since": "2026-01-01T00:00:00"}, {"sha256": 1, "parent": 2, "since": 3}])
+def test_an_attempt_that_cannot_be_read_is_none(pusher: Pusher, store: StoreServer, pending: Any) -> None:
+    pusher(store.address)
+    note = json.loads((pusher.run_dir / PUSH_FILE).read_text())
+    note["pushes"][0]["pending"] = pending
+    (pusher.run_dir / PUSH_FILE).write_text(json.dumps(note))
+    assert pusher(store.address)["sent"] is False
+
+
+def test_the_services_clock_is_asked_for_before_anything_is_sent(pusher: Pusher) -> None:
+    """With a token and a kind of service given, the document would be the first that is asked of it."""
+    with StoreServer(now=lambda: datetime.now(UTC).timestamp() - 60) as server:
+        server.faults.append(Fault("POST", DOC, reset=True, then=True))
+        pusher(server.address, backend="store")
+        assert len(server.documents) == 1
+        assert not [r for r in server.seen[:1] if "Authorization" in r.headers]
+
+
+def when_published(server: StoreServer, do: Callable[[], object]) -> None:
+    """Do this before the answer to the first document."""
+    create, first = server._create, [True]
+
+    def created(request: Seen) -> Any:
+        answer = create(request)
+        if first:
+            first.clear()
+            do()
+        return answer
+
+    server._create = created  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_two_pushes_at_once_go_one_after_the_other(run_dir: Path, store: StoreServer, same: bool) -> None:
+    with StoreServer() as other:
+        at = (store.address, store.address if same else other.address)
+        pushers, waits, told = (Pusher(run_dir), Pusher(run_dir)), threading.Event(), []
+
+        def second() -> None:
+            told.append(pushers[1](at[1]))
+            waits.set()
+
+        def meanwhile() -> None:
+            thread.start()
+            assert waits.wait(30)
+
+        thread = threading.Thread(target=second)
+        pushers[1].hear = lambda line: waits.set() if "waiting" in line else None
+        when_published(store, meanwhile)
+        assert pushers[0](at[0])["sent"] is True
+        thread.join()
+        assert pushers[1].lines == ["waiting for another push of this run"]
+        assert told[0]["sent"] is not same
+        assert len(store.documents) == 1
+        assert [Pusher(run_dir)(to)["sent"] for to in at] == [False, False]
+
+
+def test_where_nothing_can_be_locked_a_push_forgets_no_other(
+    run_dir: Path, store: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(fd: int, how: int) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("yprov.pushed.fcntl.flock", no_locks)
+    with StoreServer() as other:
+        when_published(store, lambda: Pusher(run_dir)(other.address))
+        for to in (store.address, other.address):
+            Pusher(run_dir)(to)
+        assert [Pusher(run_dir)(to)["sent"] for to in (store.address, other.address)] == [False, False]
+        assert (len(store.documents), len(other.documents)) == (1, 1)
+
+
+def test_a_directory_that_gives_no_lock_can_be_pushed(pusher: Pusher, store: StoreServer) -> None:
+    (pusher.run_dir / PUSH_LOCK).mkdir()
+    assert pusher(store.address)["sent"] is True
 
 
 # Artifacts
@@ -332,6 +528,52 @@ def test_an_artifact_that_arrives_otherwise_is_an_error(pusher: Pusher, store: S
     pusher.fails(store.address, "another SHA-256", artifacts=True)
 
 
+@pytest.mark.parametrize("said", [b'"ok"', b"[1]", b"<html>sign in</html>"])
+def test_an_upload_that_is_answered_otherwise_is_an_error(pusher: Pusher, store: StoreServer, said: bytes) -> None:
+    store.faults.append(Fault("PUT", "presigned", status=200, body=said))
+    pusher.fails(store.address, "may not have arrived", artifacts=True)
+    assert len(pusher(store.address, artifacts=True)["artifacts"]) == 2
+
+
+def test_artifacts_that_were_not_said_to_belong_to_the_document_are_the_next_time(
+    pusher: Pusher, store: StoreServer
+) -> None:
+    store.faults.append(Fault("PATCH", "/related", status=403))
+    pusher.fails(store.address, "403", artifacts=True)
+    told = pusher(store.address, artifacts=True)
+    assert sorted(store.related[told["pid"]]) == sorted(told["artifacts"].values())
+    pusher(store.address, artifacts=True)
+    assert store.count("PATCH") == 2
+
+
+def test_an_upload_is_acknowledged_with_nothing(pusher: Pusher, store: StoreServer) -> None:
+    store.faults.append(Fault("PUT", "presigned", status=200, body=b"", then=True))
+    assert len(pusher(store.address, artifacts=True)["artifacts"]) == 2
+
+
+def test_an_artifact_whose_name_is_not_utf8_is_sent(pusher: Pusher, store: StoreServer) -> None:
+    (pusher.run_dir / "artifacts" / os.fsdecode(b"bad\xff.bin")).write_bytes(b"odd")
+    told = pusher(store.address, artifacts=True)
+    assert store.artifacts[told["artifacts"]["artifacts/bad\\udcff.bin"]][1] == b"odd"
+    assert pusher(store.address, artifacts=True) == told | {"sent": False}
+
+
+def test_an_upload_is_redirected_within_its_own_host_only(pusher: Pusher, store: StoreServer) -> None:
+    with StoreServer() as elsewhere, StoreServer() as third:
+        elsewhere._waiting, elsewhere.artifacts = store._waiting, store.artifacts
+        store.upload_address = elsewhere.address
+        moved = "/artifacts/proxy/upload/presigned1?signature=hush-presigned1"
+        elsewhere.faults.append(Fault("PUT", "presigned1", status=307, headers={"Location": moved}))
+        pusher(store.address, artifacts=True)
+        assert elsewhere.count("PUT", "presigned1") == 2
+        assert not [r for r in elsewhere.seen if "Authorization" in r.headers]
+        (pusher.run_dir / "artifacts/1.pt").write_text("more")
+        elsewhere.faults.append(Fault("PUT", "", status=307, headers={"Location": third.address + moved}))
+        error = pusher.fails(store.address, "another place", artifacts=True)
+        assert third.seen == []
+        assert "presigned" not in f"{error} {error.hint}"
+
+
 # Who we are
 
 
@@ -376,6 +618,28 @@ def test_an_expired_token_is_replaced_where_a_login_is_at_hand(pusher: Pusher, s
 
 
 @pytest.mark.parametrize("server", [V0Server, StoreServer])
+def test_a_login_does_not_bear_the_token_that_expired(pusher: Pusher, server: Any) -> None:
+    with server() as there:
+        there.tokens = {"another"}
+        pusher(there.address, {"YPROV_TOKEN": "of-yesterday", **LOGIN})
+        (login,) = [r for r in there.seen if r.path.endswith("/login")]
+        assert "Authorization" not in login.headers
+
+
+def test_a_token_that_expired_is_replaced_for_artifacts_as_well(pusher: Pusher, store: StoreServer) -> None:
+    pusher(store.address)
+    store.tokens.clear()  # the document need not be sent, and may be read by anybody
+    assert len(pusher(store.address, SIGNED | LOGIN, artifacts=True)["artifacts"]) == 2
+
+
+def test_a_login_that_expires_while_artifacts_are_sent_is_done_again(pusher: Pusher, store: StoreServer) -> None:
+    pusher.hear = lambda line: store.tokens.clear() if "(2 of 2)" in line else None
+    assert len(pusher(store.address, LOGIN, artifacts=True)["artifacts"]) == 2
+    assert store.count("POST", "/login") == 2
+    assert store.count("POST", DOC) == 1
+
+
+@pytest.mark.parametrize("server", [V0Server, StoreServer])
 def test_a_wrong_password_names_the_variables(pusher: Pusher, server: Any) -> None:
     with server() as there:
         error = pusher.fails(there.address, "401", LOGIN | {"YPROV_PASSWORD": "battery no"})
@@ -400,6 +664,15 @@ def test_a_service_that_repeats_our_secrets_is_not_repeated(pusher: Pusher, stor
         store.faults.append(Fault("POST", DOC, status=400, body=said.encode()))
         error = pusher.fails(store.address, r"400: .*\*\*\*", SIGNED | LOGIN)
         assert not re.search(r"[\x00-\x1f]", str(error))
+
+
+@pytest.mark.parametrize("before", [1000 - 30, (1 << 16) - 30, 300 - 30])
+@pytest.mark.parametrize("filler", [" ", "x"])
+def test_no_cut_leaves_a_part_of_a_secret(pusher: Pusher, store: StoreServer, before: int, filler: str) -> None:
+    store.faults.append(Fault("POST", DOC, status=400, body=(filler * before + TOKEN + " and more").encode(),
+                              headers={"Content-Type": "text/plain"}))
+    error = pusher.fails(store.address, "400")
+    assert not [n for n in range(len(TOKEN) - 5) if TOKEN[n:n + 6] in f"{error} {error.hint}"]
 
 
 def test_secrets_are_in_no_representation() -> None:
@@ -435,7 +708,8 @@ def test_what_is_no_service_is_an_error(pusher: Pusher, store: StoreServer) -> N
 
 
 @pytest.mark.parametrize("to", ["", "yprov.example.org", "ftp://host", "file:///etc/passwd", "http://", "https://a b",
-                                "http://[::1", "http://host:port", "https://host\r\nX: y"])
+                                "http://[::1", "http://host:port", "https://host\r\nX: y", "https://a..b.org",
+                                f"https://{'a' * 70}.org", "https://host/\udcff"])
 def test_what_is_no_address_is_refused(pusher: Pusher, to: str) -> None:
     assert "https://" in pusher.fails(to, "no address").hint
 
@@ -545,6 +819,23 @@ def test_a_silent_service_is_a_timeout(pusher: Pusher, store: StoreServer) -> No
     store.faults += [Fault("POST", DOC, silent=True) for _ in range(ATTEMPTS)]
     error = pusher.fails(store.address, r"no answer within 0\.05 s; tried 5 times", timeout_s=0.05)
     assert "--timeout" in error.hint
+    assert "more than once" in error.hint  # it may be at work on each of them
+
+
+def test_a_service_that_may_have_it_twice_is_warned_of(pusher: Pusher, store: StoreServer) -> None:
+    store.faults.append(Fault("POST", DOC, silent=True))
+    pusher(store.address, timeout_s=0.3)
+    assert [line for line in pusher.lines if line.startswith("warning: it may be there more than once")]
+    change(pusher.run_dir)
+    store.faults.append(Fault("POST", DOC, silent=True, then=True))
+    pusher.lines.clear()
+    assert pusher(store.address, timeout_s=0.3)["version"] == 2
+    assert not [line for line in pusher.lines if "warning" in line]  # it was found, and sent once
+
+
+def test_a_gateway_that_gave_up_is_no_promise_either(pusher: Pusher, store: StoreServer) -> None:
+    store.faults += [Fault("POST", DOC, status=504) for _ in range(ATTEMPTS)]
+    assert "more than once" in pusher.fails(store.address, "tried 5 times").hint
 
 
 def test_a_slow_service_that_answers_the_second_time(pusher: Pusher, v0: V0Server) -> None:
@@ -630,6 +921,90 @@ def test_what_is_sent_to_v0_is_declared_to_the_letter(pusher: Pusher, v0: V0Serv
     assert {r.headers["Content-Type"] for r in v0.seen if r.method in ("PUT", "POST")} == {"application/json"}
 
 
+def test_a_refusal_is_heard_although_the_document_was_not_read(pusher: Pusher, store: StoreServer) -> None:
+    doc = document(pusher.run_dir)
+    doc["entity"]["run:large"] = {"prov:label": "x" * 24_000_000}
+    (pusher.run_dir / "prov.json").write_text(json.dumps(doc))
+    store.faults.append(Fault("POST", DOC, status=413, early=True))
+    pusher.fails(store.address, "too large for the service", backend="store")
+    assert pusher.slept == []
+    store.faults.append(Fault("POST", DOC, status=200, body=b'{"pid": "x"}', early=True))
+    assert pusher(store.address, backend="store")["pid"].endswith("doc-1")  # of what it did not see
+    assert len(pusher.slept) == 1
+
+
+def test_an_answer_that_drips_for_ever_is_none(pusher: Pusher, store: StoreServer) -> None:
+    store.faults.append(Fault("POST", DOC, drip=True))
+    assert pusher(store.address, timeout_s=0.1)["sent"] is True
+    assert [line for line in pusher.lines if "the answer does not end" in line]
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), float("nan"), 1e300, 0.0, -1.0])
+def test_what_is_no_time_is_refused(pusher: Pusher, store: StoreServer, timeout: float) -> None:
+    assert "--timeout" in pusher.fails(store.address, "no time to wait", timeout_s=timeout).hint
+
+
+def test_addresses_with_letters_of_all_languages(pusher: Pusher) -> None:
+    with StoreServer("/döc/日本") as server:
+        told = pusher(server.address)
+        assert told["sent"] is True
+        assert told["url"].isascii()
+        assert pusher(server.address)["sent"] is False
+    assert address_of("https://döc.example/ö") == "https://xn--dc-fka.example/%C3%B6"
+    assert address_of("https://host/a%20b~c") == "https://host/a%20b~c"
+
+
+def test_a_redirect_to_a_name_that_is_not_ascii(pusher: Pusher, store: StoreServer) -> None:
+    store.faults.append(Fault("POST", DOC, status=307, headers={"Location": "/döc"}))
+    pusher.fails(store.address, "404")
+    assert store.count("POST", "/d\ufffdc") == 1  # its byte, which was no UTF-8
+
+
+@pytest.mark.parametrize(("server", "kind"), [(V0Server, "v0"), (StoreServer, "store")])
+def test_an_answer_that_is_nested_without_end_is_no_traceback(pusher: Pusher, server: Any, kind: str) -> None:
+    deep = b"[" * 200_000
+    with server() as there:
+        pusher(there.address)
+        change(pusher.run_dir)
+        there.faults += [Fault(m, DOC, status=200, body=deep) for m in ("GET", "GET", "GET", "POST", "PUT")]
+        pusher.fails(there.address, "without `pid`|did not answer as", backend=kind)
+        there.faults.clear()
+        assert pusher(there.address)["sent"] is True
+
+
+def test_v0_that_gives_back_what_is_nested_without_end_is_sent_the_document(pusher: Pusher, v0: V0Server) -> None:
+    pusher(v0.address)
+    v0.faults.append(Fault("GET", DOC + "/", status=200, body=json.dumps({"result": "[" * 200_000}).encode()))
+    assert pusher(v0.address)["sent"] is True
+
+
+def test_a_proxy_is_not_asked_for_this_machine(
+    pusher: Pusher, store: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StoreServer() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.address)
+        assert pusher(store.address)["sent"] is True
+        assert proxy.seen == []
+        pusher("http://yprov.example.org")
+        assert "Host: yprov.example.org" in str(proxy.seen[-1].headers)
+        assert [line for line in pusher.lines if "yprov.example.org can be read on its way" in line]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(("number", "said"), [
+    (socket.EAI_NONAME, r"no host `proxy\.invalid:3128`, which the environment names as the proxy"),
+    (socket.EAI_AGAIN, r"not now \(through the proxy proxy\.invalid:3128\); tried 5 times")])
+def test_a_proxy_that_is_not_found_is_told_as_such(
+    pusher: Pusher, monkeypatch: pytest.MonkeyPatch, scheme: str, number: int, said: str
+) -> None:
+    def nobody(*_args: Any, **_kwargs: Any) -> Any:
+        raise socket.gaierror(number, "not now")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    monkeypatch.setenv(f"{scheme}_proxy", "http://ada:battery@proxy.invalid:3128")
+    pusher.fails(f"{scheme}://yprov.example.org", said)
+
+
 # What is pushed
 
 
@@ -677,6 +1052,36 @@ def test_a_dry_run_names_the_parent_of_a_changed_document_and_the_artifacts(
     told = pusher(store.address, dry_run=True, artifacts=True)
     assert told["query"]["parent_document_pid"] == first["pid"]
     assert told["artifacts"] == ["artifacts/1.pt", "artifacts/odd näme #1?.txt"]
+
+
+@pytest.mark.parametrize("server", [V0Server, StoreServer])
+def test_a_dry_run_of_what_is_there_says_so(pusher: Pusher, server: Any) -> None:
+    with server() as there:
+        first = pusher(there.address)
+        assert pusher(there.address, dry_run=True)["there"] == first["pid"]
+        kept = there.documents if server is StoreServer else there.graphs
+        kept.clear()
+        assert pusher(there.address, dry_run=True)["there"] is None
+        pusher(there.address)
+        change(pusher.run_dir)
+        assert pusher(there.address, dry_run=True)["there"] is None
+
+
+@pytest.mark.parametrize("server", [V0Server, StoreServer])
+def test_a_dry_run_at_a_service_that_hides_its_documents_goes_by_what_is_known(pusher: Pusher, server: Any) -> None:
+    with server() as there:
+        first = pusher(there.address)
+        there.faults += [Fault("GET", DOC + "/", status=401), Fault("GET", DOC + "/", status=401)]
+        assert pusher(there.address, dry_run=True)["there"] == first["pid"]
+        change(pusher.run_dir)
+        assert pusher(there.address, dry_run=True)["there"] is None
+
+
+def test_a_dry_run_names_the_artifacts_that_are_not_there_yet(pusher: Pusher, store: StoreServer) -> None:
+    pusher(store.address, artifacts=True)
+    assert pusher(store.address, artifacts=True, dry_run=True)["artifacts"] == []
+    (pusher.run_dir / "artifacts/1.pt").write_text("more")
+    assert pusher(store.address, artifacts=True, dry_run=True)["artifacts"] == ["artifacts/1.pt"]
 
 
 @pytest.mark.parametrize("name", ['a"b', "a\r\nX: y", "日本", "\udcff"])
@@ -756,6 +1161,15 @@ def test_the_command_shows_a_dry_run(run_dir: Path, v0: V0Server) -> None:
     assert f"PUT {v0.address}/api/v0/documents/yprov-{RUN_ID}" in done.stdout
     assert "set YPROV_TOKEN" in done.stdout
     assert v0.count("PUT") == 0
+
+
+def test_the_command_shows_a_dry_run_of_what_is_there(run_dir: Path, store: StoreServer) -> None:
+    command(run_dir, "--to", store.address, **SIGNED)
+    pid = next(iter(store.documents))
+    done = command(run_dir, "--to", store.address, "--dry-run")
+    assert (done.returncode, done.stdout) == (0, f"nothing would be sent: it is {pid}\n")
+    done = command(run_dir, "--to", store.address, "--dry-run", "--artifacts")
+    assert done.stdout.startswith(f"but for artifacts, nothing would be sent: it is {pid}\n  artifacts/1.pt\n")
 
 
 def test_no_option_takes_a_secret() -> None:

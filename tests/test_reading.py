@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import random
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -261,6 +264,56 @@ def test_a_zip_that_was_damaged_on_its_way_is_told_of(form: str, ways: dict[str,
                 zipped.store()
             finally:
                 zipped.close()
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../other.txt", "logs/../../../other.txt", "away/other.txt", "link",
+                                  "a\0b"])
+def test_a_path_that_leads_out_of_the_run_is_refused(name: str, tmp_path: Path, kept: Kept) -> None:
+    (tmp_path / "other.txt").write_text("of somebody else")
+    path = tmp_path / "runs/run"
+    shutil.copytree(kept.path, path, ignore=shutil.ignore_patterns("series.zarr"))
+    (path / "link").symlink_to(tmp_path / "other.txt")
+    (path / "away").symlink_to(tmp_path)
+    with yprov.open_run(path) as run:
+        with pytest.raises(YprovError, match="lies outside of the run") as e:
+            run.read(name)
+        assert e.value.hint == "names() are the paths within it"
+        assert name not in run.names()
+
+
+def test_links_and_detours_within_a_run_are_read_and_what_is_no_file_is_not(tmp_path: Path, kept: Kept) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(kept.path, path, ignore=shutil.ignore_patterns("series.zarr"))
+    (path / "same.json").symlink_to("run.json")
+    (tmp_path / "newest").symlink_to("run")
+    os.mknod(path / "socket", stat.S_IFSOCK | 0o600)
+    with yprov.open_run(tmp_path / "newest") as run:
+        assert run.read("same.json") == run.read("logs/../run.json") == (path / "run.json").read_bytes()
+        assert "same.json" in run.names()
+        for name in ("socket", "logs", "nothing"):
+            with pytest.raises(FileNotFoundError):
+                run.read(name)
+
+
+def test_no_way_out_of_a_zip_either(ways: dict[str, Path]) -> None:
+    with yprov.open_run(ways["packed by others"]) as run:
+        for name in ("/etc/passwd", "../run.json"):
+            with pytest.raises(FileNotFoundError):
+                run.read(name)
+
+
+@pytest.mark.parametrize("given", [None, 7, ["last"]])
+def test_what_is_no_path_is_said(given: Any) -> None:
+    with pytest.raises(YprovError, match="a run is a path or a part of a name, not ") as e:
+        yprov.open_run(given)
+    assert 'yprov.open_run("last")' in e.value.hint
+
+
+def test_a_path_may_be_bytes_and_not_empty(kept: Kept) -> None:
+    with yprov.open_run(os.fsencode(kept.path)) as run:  # type: ignore[arg-type]  # as `open` takes it
+        assert run.directory == kept.path
+    with pytest.raises(YprovError, match="the name is empty"):
+        yprov.open_run("")
 
 
 def test_damaged_documents_are_told_of(tmp_path: Path, kept: Kept) -> None:

@@ -14,13 +14,16 @@ from tests.running import attribute, document, environment, yprov
 from tests.stitch.builders import RunSpool, gauge, ns
 from yprov.refreshing import refresh
 from yprov.runs import view
-from yprov.summary import facts, lines, table
+from yprov.summary import facts, lines, row, table
 from yprovd import slurm
 from yprovd.config import RunConfig, Settings
 from yprovd.errors import YprovError
 from yprovd.stitch import stitch
-from yprovd.stitch.refresh import patched
+from yprovd.stitch.document import in_lines
+from yprovd.stitch.identity import content_id
+from yprovd.stitch.refresh import patch_archive, patched
 from yprovd.stitch.validate import check_document, validate_run
+from yprovd.swhid import stated_id
 
 ENDED = {"name": "slurm", "job_id": "7", "job_name": "train", "state": "TIMEOUT", "node_list": "n[1-2]",
          "start_time": "2026-01-01T00:00:00+00:00", "end_time": "2026-01-01T00:00:30+00:00",
@@ -268,7 +271,7 @@ def test_show_and_ls_tell_job_attempt_nodes_and_what_was_dark(tmp_path: Path) ->
     text = lines(view(run_dir))
     assert "  job      slurm 7 (train), task 3 of array 5, attempt 1, 3 nodes, 1 dark, timeout" in text
     assert "  dark     n3: no daemon was heard" in text
-    assert "2 (1 dark)" in table([view(run_dir)])[1]
+    assert "2 (1 dark)" in table([row(view(run_dir))])[1]
     told = facts(view(run_dir))
     assert told["job"]["id"] == "7"
     assert told["dark"] == {"nodes": 1, "hosts": "n3", "reasons": ["n3: no daemon was heard"]}
@@ -335,3 +338,91 @@ def test_a_run_that_goes_on_is_not_refreshed(tmp_path: Path) -> None:
     done = yprov("stitch", "--refresh-slurm", "--force", str(run_dir), cwd=tmp_path)
     assert done.returncode == 1
     assert "is still going" in done.stderr
+
+
+class Killed(BaseException):
+    pass
+
+
+FACTS = {"scheduler": "slurm", "name": "slurm", "job_id": "7", "state": "TIMEOUT"}
+END = {"by_scheduler": True, "state": "timeout", "reason": "time limit", "ended_ns": ns(30.0)}
+
+
+def killed_between(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """prov.json is the new one, the crate not yet."""
+    really = os.replace
+
+    def dies(old: Path, new: Path) -> None:
+        if Path(new).name == "ro-crate-metadata.json":
+            raise Killed
+        really(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", dies)
+        with pytest.raises(Killed):
+            patch_archive(run_dir, FACTS, END)
+    assert any("prov.json" in p for p in validate_run(run_dir))
+
+
+@pytest.mark.parametrize("then", [{}, {"consumed_energy_j": 7}])
+def test_a_refresh_that_was_killed_between_its_files_is_ended_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: dict[str, Any]
+) -> None:
+    """Also where Slurm says more by then."""
+    whole, run_dir = (make_run(tmp_path / name, keep_spool=False) for name in "ab")
+    patch_archive(whole, {**FACTS, **then}, END)
+    killed_between(run_dir, monkeypatch)
+    patch_archive(run_dir, {**FACTS, **then}, END)
+    assert validate_run(run_dir) == []
+    for name in ("prov.json", "ro-crate-metadata.json"):
+        assert (run_dir / name).read_bytes() == (whole / name).read_bytes()
+    assert not list(run_dir.glob(".*.tmp"))
+
+
+def test_a_stitch_ends_a_refresh_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = make_run(tmp_path, keep_spool=False)
+    killed_between(run_dir, monkeypatch)
+    assert not stitch(run_dir).made
+    assert validate_run(run_dir) == []
+
+
+def test_a_crate_that_says_another_identifier_than_that_of_its_own_list_is_put_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a refresh left it that was killed when nobody ended it. What else differs is not blessed."""
+    run_dir = make_run(tmp_path, keep_spool=False)
+    killed_between(run_dir, monkeypatch)
+    for left in run_dir.glob(".*.tmp"):
+        left.unlink()
+    patch_archive(run_dir, FACTS, END)
+    assert validate_run(run_dir) == []
+    killed = make_run(tmp_path / "changed", keep_spool=False)
+    killed_between(killed, monkeypatch)
+    for left in killed.glob(".*.tmp"):
+        left.unlink()
+    (killed / "run.json").write_text("{}")
+    patch_archive(killed, FACTS, END)
+    assert validate_run(killed) != []
+    said = stated_id(json.loads((killed / "ro-crate-metadata.json").read_bytes()))
+    assert said != content_id(killed)
+
+
+def test_a_crate_that_was_cut_short_is_swept_and_not_taken(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, keep_spool=False)
+    before = (run_dir / "ro-crate-metadata.json").read_bytes()
+    for text in (before[:100], b"[]", b'{"@graph": [3]}', before.replace(b'"sha256"', b'"sha"')):
+        (run_dir / ".ro-crate-metadata.json.7.tmp").write_bytes(text)
+        assert not stitch(run_dir).made
+        assert (run_dir / "ro-crate-metadata.json").read_bytes() == before
+        assert not list(run_dir.glob(".*.tmp"))
+
+
+def test_a_patched_document_is_written_as_a_stitch_writes_it(tmp_path: Path) -> None:
+    """One attribute on a line, a relation on one: the same bytes where nothing is new, not a seventh more."""
+    run_dir = make_run(tmp_path, keep_spool=False)
+    patch_archive(run_dir, FACTS, END)
+    once = (run_dir / "prov.json").read_bytes()
+    assert in_lines(json.loads(once)).encode() == once
+    stitched = make_run(tmp_path / "stitched", keep_spool=True)
+    first = (stitched / "prov.json").read_bytes()
+    assert in_lines(json.loads(first)).encode() == first

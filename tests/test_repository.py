@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from yprov import patches
 from yprov.gitting import Git, GitFailed
+from yprov.locating import named
 from yprov.patches import new_file, quoted
 from yprov.repository import Code, without_password
 from yprov.trees import names_in
@@ -393,6 +394,58 @@ def test_without_a_commit_all_files_are_the_patch(tmp_path: Path) -> None:
     assert (tmp_path / "again" / "b").read_text() == "2\n"
 
 
+def lose(root: Path, name: str) -> None:
+    digest = git(root, "rev-parse", name)
+    (root / ".git" / "objects" / digest[:2] / digest[2:]).unlink()
+
+
+def write(root: Path, name: str, data: bytes) -> None:
+    (root / ".git" / name).write_bytes(data)
+
+
+@pytest.mark.parametrize(("damage", "what", "reason"), [
+    (lambda r: lose(r, "HEAD"), "commit", "HEAD names {head}, which cannot be read: `git rev-parse` ended with 128"),
+    (lambda r: write(r, "HEAD", b"nothing\n"), "commit", "HEAD cannot be read: `git rev-parse` ended with 128"),
+    (lambda r: write(r, "HEAD", b""), "commit", "HEAD cannot be read: `git rev-parse` ended with 128"),
+    (lambda r: write(r, "refs/heads/main", b""), "commit", "HEAD cannot be read: `git rev-parse` ended with 128"),
+    (lambda r: write(r, "refs/heads/main", b"zz\n"), "commit", "HEAD cannot be read: `git rev-parse` ended with 128"),
+    (lambda r: shutil.rmtree(r / ".git" / "objects"), "commit", "HEAD cannot be read: `git rev-parse` ended with 128"),
+    (lambda r: lose(r, "HEAD^{tree}"), "changes", "`git diff` ended with 128: bad tree object {head}"),
+    (lambda r: os.truncate(r / ".git" / "index", 40), "changes", "the index is damaged (40 bytes)"),
+    (lambda r: write(r, "index", b"x" * 99), "changes", "the index is damaged (99 bytes)"),
+    (lambda r: write(r, "index", b""), "changes", "the index is damaged (0 bytes)"),
+], ids=["commit", "head", "no-head", "no-branch", "branch", "objects", "tree", "cut-index", "index", "empty-index"])
+def test_what_a_damaged_repository_lacks_has_a_reason(
+    repo: Path, tmp_path: Path, damage: Callable[[Path], Any], what: str, reason: str
+) -> None:
+    head = git(repo, "rev-parse", "HEAD")
+    damage(repo)
+    facts, _source = code_of(repo, tmp_path)
+    assert facts["reasons"][what].startswith(reason.format(head=head))
+    assert str(tmp_path / "source0") not in json.dumps(facts["reasons"])
+    assert facts.get("commit") == (None if what == "commit" else head)
+    assert "dirty" not in facts  # against nothing, everything is changed
+
+
+def test_a_git_directory_without_a_head_is_told(repo: Path, tmp_path: Path) -> None:
+    (repo / ".git" / "HEAD").unlink()
+    with pytest.raises(GitFailed, match=r"code/\.git is no git repository: no HEAD can be read"):
+        Git(repo / "lib", tmp_path / "scratch")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_before_the_first_commit_there_is_no_commit_and_after_it_there_is(
+    repo: Path, tmp_path: Path, *, packed: bool
+) -> None:
+    if packed:
+        git(repo, "pack-refs", "--all")
+    assert "commit" not in code_of(repo, tmp_path)[0]["reasons"]
+    git(repo, "checkout", "-q", "--orphan", "new")
+    facts = code_of(repo, tmp_path)[0]
+    assert facts["reasons"] == {"commit": "nothing was committed to the branch new yet"}
+    assert facts["dirty"] is True
+
+
 def test_submodules_are_told(repo: Path, tmp_path: Path) -> None:
     git(repo, "submodule", "-q", "add", f"file://{tmp_path}/remote.git", "dep", GIT_ALLOW_PROTOCOL="file")
     git(repo, "submodule", "-q", "add", f"file://{tmp_path}/remote.git", "two", GIT_ALLOW_PROTOCOL="file")
@@ -442,6 +495,31 @@ def test_a_linked_work_tree_and_a_subfolder(repo: Path, tmp_path: Path) -> None:
     facts, _source = code_of(tmp_path / "side" / "lib", tmp_path)
     assert (facts["branch"], facts["root"], facts["dirty"]) == ("side", str(tmp_path / "side"), True)
     assert facts["tree"] != code_of(repo, tmp_path)[0]["tree"]
+
+
+@pytest.mark.parametrize("environ", [{"GIT_DIR": "../kept.git"}, {"GIT_DIR": "../kept.git", "GIT_WORK_TREE": "."},
+                                     {"GIT_DIR": "{}/kept.git", "GIT_WORK_TREE": "{}/code"}])
+def test_a_repository_that_only_the_environment_names(repo: Path, tmp_path: Path, environ: dict[str, str]) -> None:
+    expected = code_of(repo, tmp_path)[0]
+    (repo / ".git").rename(tmp_path / "kept.git")
+    given = named({k: v.format(tmp_path) for k, v in environ.items()}, repo)
+    code = Code(repo / "lib", tmp_path / "s" / "source", tmp_path / "s" / "scratch", Masker(), given=given)
+    code.take_changes(tmp_path / "yprov-runs", LATER)
+    assert {k: code.facts.get(k) for k in ("root", "commit", "tree", "dirty")} == {
+        k: expected[k] for k in ("root", "commit", "tree", "dirty")}
+
+
+def test_where_git_dir_is_set_another_folders_repository_is_its_own(repo: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    git(tmp_path / "other", "init", "-q")
+    given = named({"GIT_DIR": str(tmp_path / "other" / ".git")}, tmp_path / "other")
+    assert Code(repo, tmp_path / "source", tmp_path / "scratch", Masker(), given=given).facts["root"] == str(repo)
+    assert named({}, repo) is None
+
+
+def test_a_bare_repository_has_no_work_tree(repo: Path, tmp_path: Path) -> None:
+    with pytest.raises(GitFailed, match=r"remote\.git is a bare git repository: it has no work tree"):
+        Git(tmp_path / "remote.git", tmp_path / "scratch")
 
 
 def test_line_endings_are_as_git_would_commit_them(repo: Path, tmp_path: Path) -> None:

@@ -114,6 +114,71 @@ def test_a_reader_that_goes_away_ends_the_command_as_without_us(tmp_path: Path) 
     assert done.stdout == "y\n141\n"
 
 
+def test_a_reader_that_has_gone_is_noticed_before_anything_is_written(tmp_path: Path) -> None:
+    """As without us, at the next line: and what was written until then is in the log."""
+    line = "echo a; read gone; echo b; echo c"
+    with start("run", "-q", "--", "bash", "-c", line, cwd=tmp_path, stdin=subprocess.PIPE) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline() == "a\n"
+        shell = next(p for p in processes_about(line) if p != running.pid)
+        pipe = os.stat(f"/proc/{shell}/fd/1").st_ino
+        running.stdout.close()
+        eventually(lambda: not holds(running.pid, pipe), what="our end of the pipe is closed")
+        running.stdin.write("\n")
+        running.stdin.close()
+        assert running.wait(60) == 141
+        assert "warning" not in running.stderr.read()
+    assert (only_run(tmp_path) / "logs" / "stdout.log").read_text() == "a\n"
+
+
+def holds(pid: int, inode: int) -> bool:
+    try:
+        return any(os.stat(f"/proc/{pid}/fd/{fd}").st_ino == inode for fd in os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return True  # one was closed while we looked
+
+
+@pytest.mark.parametrize(("command", "status"), [(["seq", "10"], 1), (["seq", "100000"], 141), (["yes"], 141),
+                                                 (["bash", "-c", "echo x; exit 3"], 3)])
+def test_a_full_device_ends_the_command_and_is_told(tmp_path: Path, command: list[str], status: int) -> None:
+    with open("/dev/full", "wb") as full:
+        done = yprov("run", "-q", "--", *command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == status
+    assert "output could not be written on: No space left on device" in done.stderr
+    run_dir = only_run(tmp_path)
+    assert state(run_dir) == "failed"
+    assert (run_dir / "logs" / "stdout.log").stat().st_size > 0
+    if command == ["seq", "10"]:
+        run = document(run_dir)["activity"]["run"]
+        assert attribute(run, "stateReason") == (
+            "exit status 0, but its output could not be written: No space left on device")
+        assert attribute(run, "exitCode") == 0
+        assert (run_dir / "logs" / "stdout.log").read_text() == "".join(f"{n}\n" for n in range(1, 11))
+        assert yprov("validate", str(run_dir), cwd=tmp_path).returncode == 0
+
+
+def test_a_full_disk_costs_lines_and_no_job(tmp_path: Path) -> None:
+    """A limit of the file's size stands for the disk. The command runs to its end, and what it said is in the log."""
+    line = f"ulimit -S -f 64; {' '.join(YPROV)} run -q -- bash -c 'seq 100000; echo end >&2' > out.txt"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, env=environment(),
+                          timeout=60, check=False)
+    assert "end\n" in done.stderr
+    assert done.returncode == 1, done.stderr
+    assert "output could not be written on: File too large" in done.stderr
+    assert state(only_run(tmp_path)) == "failed"
+    assert (tmp_path / "out.txt").stat().st_size == 64 << 10
+
+
+def test_stderr_on_a_full_device_is_no_failure_of_the_command(tmp_path: Path) -> None:
+    """Programs do not look whether their messages could be written."""
+    with open("/dev/full", "wb") as full:
+        done = yprov("run", "-q", "--", "bash", "-c", "echo x >&2", cwd=tmp_path, stdout=subprocess.PIPE, stderr=full)
+    assert done.returncode == 0
+    assert (only_run(tmp_path) / "logs" / "stderr.log").read_text() == "x\n"
+
+
 def test_there_is_no_terminal_unless_there_was_one(tmp_path: Path) -> None:
     program = "import os; print(os.isatty(0), os.isatty(1), os.isatty(2))"
     done = yprov("run", "-q", "--", sys.executable, "-c", program, cwd=tmp_path, stdin=subprocess.DEVNULL)

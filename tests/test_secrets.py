@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
@@ -46,6 +47,16 @@ def test_names_of_other_things(name: str) -> None:
     ("api_key: k3y0fmine, lr: 3", "api_key: ***, lr: 3"),
     ("token: str | None = 'k3y0fmine'", "token: str | None = '***'"),
     ("token: Optional[str] = 'k3y0fmine'", "token: Optional[str] = '***'"),
+    ('curl -H "X-Api-Key: abcdefgh" https://h/', 'curl -H "X-Api-Key: ***" https://h/'),
+    ("curl --header 'Private-Token: two words' x", "curl --header 'Private-Token: ***' x"),
+    ("http -H'Api-Key:abcdefgh' x", "http -H'Api-Key:***' x"),
+    ('curl -H "Cookie: sid=abcd; theme=dark" x', 'curl -H "Cookie: ***" x'),
+    ('"curl -H \\"X-Auth-Token: abcdefgh\\" x"', '"curl -H \\"X-Auth-Token: ***\\" x"'),
+    ("HF_TOKEN=$(echo abcdefgh) python s.py", "HF_TOKEN=$(echo ***) python s.py"),
+    ("HF_TOKEN=`echo abcdefgh` python s.py", "HF_TOKEN=`echo ***` python s.py"),
+    ('HF_TOKEN="$(echo -n "two words")" python s.py', 'HF_TOKEN="$(echo -n "***")" python s.py'),
+    ("export HF_TOKEN=$(printf '%s' abcdefgh | tr a b)", "export HF_TOKEN=$(printf '%s' *** | tr a b)"),
+    ("HF_TOKEN=$(base64 -d <<< 'YWJjZGVm')", "HF_TOKEN=$(base64 -d <<< '***')"),
 ])
 def test_only_the_value_goes_from_among_other_words(text: str, masked_text: str) -> None:
     assert Masker().text(text) == masked_text
@@ -79,7 +90,12 @@ def test_every_planted_form_is_found_in_a_diff_and_in_json(form: Any) -> None:
     "eos_token=</s>", "tokens/s: 1234.5", "max_token=4096", "token=tokenizer.eos_token", "self.token = token",
     "def f(token: str = None):", "token: Optional[str] = None", "api_key = os.environ['X_API_KEY']",
     "os.getenv('HF_TOKEN', None)", "api_key=api_key", "password = getpass.getpass()", "token = get_token(1)",
-    "export HF_TOKEN=$MY_TOKEN", "export KEY=${WANDB_API_KEY}", "secret: false", "auth: none",
+    "export HF_TOKEN=$MY_TOKEN", "HF_TOKEN=$(cat ~/.token) python s.py", "export TOKEN=$(pass show hf/token)",
+    "TOKEN=$(echo $OTHER)", 'TOKEN=$(echo "$OTHER" | cut -d= -f2)', "TOKEN=$(rev <<< $OTHER)", "N=$(echo hello)",
+    "PAD_TOKEN=$(echo hello)", "NAME=`echo hello`", "max_token=$(echo 5)", 'curl -H "Accept: application/json" x',
+    'curl -H "X-Request-Id: abcdefgh" x', 'curl -H "X-Api-Key: $KEY" x', "curl -H 'X-Api-Key: ${KEY}' x",
+    "x-api-key: required", "the X-Api-Key: a header", 'grep -H "key: value" x', "ssh -H host",
+    "export KEY=${WANDB_API_KEY}", "secret: false", "auth: none",
     'parser.add_argument("--token", help="the token of the service")', "if token == 5:",
     "basic understanding of things", "a bearer of good news", "the password is not given",
     "password 5 characters long", "image_key=pixel_values9", "disk-aaaaaaaaaaaaaaaaaaaaaaaa1",
@@ -106,6 +122,14 @@ def test_what_resembles_a_secret_stays(text: str) -> None:
     (["bash", "-c", "python t.py --api-key hunter2 --lr 0.1"], ["bash", "-c", "python t.py --api-key *** --lr 0.1"]),
     (["curl", "-u", "ada:hunter2", "https://u:hunter2@h/"], ["curl", "-u", "ada:***", "https://u:***@h/"]),
     (["-H", "Authorization: Bearer abcdef123456"], ["-H", "Authorization: Bearer ***"]),
+    (["curl", "-H", "X-Api-Key: abcdefgh", "x"], ["curl", "-H", "X-Api-Key: ***", "x"]),
+    (["curl", "--header", "Cookie: a=b; c=d"], ["curl", "--header", "Cookie: ***"]),
+    (["curl", "-H", "Accept: text/html", "-H", "Expect:"], ["curl", "-H", "Accept: text/html", "-H", "Expect:"]),
+    (["bash", "-c", 'curl -H "X-Api-Key: abcdefgh"'], ["bash", "-c", 'curl -H "X-Api-Key: ***"']),
+    (["bash", "-c", "HF_TOKEN=$(echo (a) abcdefgh) x"], ["bash", "-c", "HF_TOKEN=*** x"]),
+    (["bash", "-c", 'HF_TOKEN="$(echo "abc defgh")" x'], ["bash", "-c", "HF_TOKEN=*** x"]),
+    (["bash", "-c", "HF_TOKEN=`echo abc defgh` x"], ["bash", "-c", "HF_TOKEN=*** x"]),
+    (["bash", "-c", "N=$(echo hello) PAD_TOKEN=$(echo x) y"], ["bash", "-c", "N=$(echo hello) PAD_TOKEN=$(echo x) y"]),
     (["docker", "run", "-e", "HF_TOKEN=abc", "x"], ["docker", "run", "-e", "HF_TOKEN=***", "x"]),
 ])
 def test_a_command_line_is_told_without_its_secrets(command: list[str], shown: list[str]) -> None:
@@ -127,6 +151,12 @@ def test_what_is_secret_in_the_environment_and_the_command_is_known() -> None:
     assert values_of_command(command) == {"from-argv-1", "inside-bash-2", "in-an-url-3"}
 
 
+def test_what_a_command_line_makes_in_place_or_sends_in_a_header_is_known() -> None:
+    assert values_of_command(["curl", "-H", "X-Api-Key: abcdefgh", "-H", "Accept: text/html"]) == {"abcdefgh"}
+    assert values_of_command(["bash", "-c", "HF_TOKEN=$(echo SECRETVALUE) x"]) == {"SECRETVALUE"}
+    assert values_of_command(["bash", "-c", "HF_TOKEN=$(cat /home/ada/token) A_TOKEN=`cat` x"]) == set()
+
+
 def test_a_known_value_is_found_however_it_is_written() -> None:
     value = 'pässwörd "1"\\x/y'
     masker = Masker([value])
@@ -136,6 +166,37 @@ def test_a_known_value_is_found_however_it_is_written() -> None:
                  in_json.replace("/", "\\/"), in_a_url, in_a_path, in_a_form):
         assert "ssw" not in masker.text(f"a {text} b")
     assert b"ssw" not in masker.data(f"a {value} b".encode())
+
+
+@pytest.mark.parametrize("value", ["kn0wnVal", "known-value-1", "a?known>value/with~all", "p\xe4ssw\xf6rd-\u20ac-1"])
+@pytest.mark.parametrize("around", ["{}", "u:{}", "me:{}:x", "ada:{}\n"])
+def test_a_known_value_is_found_in_base_64(value: str, around: str) -> None:
+    """Where a proxy or a client writes `user:token`, at each of its three places; nothing of it is left to decode."""
+    data = around.format(value).encode()
+    for encoded in (base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()):
+        masked_text = Masker([value]).text(f"a {encoded} b")
+        assert masked_text != f"a {encoded} b"
+        left = masked_text[2:-2].replace("***", "*")
+        before, after = left.split("*") if "*" in left else (left, "")
+        kept = base64.urlsafe_b64decode(before.replace("+", "-").replace("/", "_")[:len(before) // 4 * 4])
+        assert around.partition("{")[0].encode().startswith(kept), kept
+        assert len(after.rstrip("=")) <= 4 * len(around.partition("}")[2].encode()) // 3 + 2
+        assert Masker(["another-value"]).text(f"a {encoded} b") == f"a {encoded} b"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_known_value_is_found_in_utf_16(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "out.log"
+    path.write_bytes(f"a known-value-1 p\xe4ssword-2 b\r\n{'x' * 5000}".encode(encoding))
+    masker = Masker(["known-value-1", "p\xe4ssword-2"])
+    assert masker.in_binary(path)
+    size = path.stat().st_size
+    masker.overwrite(path)
+    assert path.stat().st_size == size
+    text = path.read_bytes().decode("utf-16" if encoding == "utf-16" else encoding)
+    shown = ["\u2a2a" * (n - 1) for n in (13, 10)]  # and a `*` for the letter whose zero is left
+    shown = [f"*{one}" if encoding.endswith("be") else f"{one}*" for one in shown]
+    assert text == f"a {shown[0]} {shown[1]} b\r\n" + "x" * 5000
 
 
 def test_a_known_value_need_not_be_utf_8() -> None:
@@ -201,6 +262,28 @@ def test_a_log_that_still_grows_is_looked_at_from_where_it_was(tmp_path: Path) -
         assert masker.overwrite(log, upto, final=False) > upto
         f.write(b" line")
     assert log.read_bytes() == b"x" * 2 * OVERLAP + b" " + b"*" * 40 + b"\nnext line"
+
+
+def test_how_far_a_large_file_was_looked_at_is_told_and_a_later_look_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yprovd.secrets._BLOCK", 1000)
+    monkeypatch.setattr("yprovd.secrets.OVERLAP", 200)
+    monkeypatch.setattr("yprovd.secrets._TOLD", 3000)
+    log, secret = tmp_path / "out.log", b"ghp_" + b"a1" * 18
+    told: list[int] = []
+
+    def stop(upto: int) -> None:
+        told.append(upto)
+        raise InterruptedError
+
+    for k in range(2700, 3700, 37):  # wherever it stands beside the place
+        log.write_bytes(b" " * k + secret + b" " * 6000)
+        with pytest.raises(InterruptedError):
+            Masker().overwrite(log, told=stop)
+        assert 3000 <= told[-1] < 4000
+        assert Masker().overwrite(log, told[-1]) == k + 6040
+        assert log.read_bytes() == b" " * k + b"*" * 40 + b" " * 6000
 
 
 KEY = ("-----BEGIN RSA PRIVATE KEY-----\n" + ("Ab" * 32 + "\n") * 20 + "-----END RSA PRIVATE KEY-----\n").encode()

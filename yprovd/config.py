@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from yprovd.errors import YprovError
 from yprovd.grids import Carbon
 from yprovd.grids import checked as checked_carbon
+from yprovd.ids import check_organisation, check_person, licence
 from yprovd.secrets import Masker
 
 RUN_FILE = "run.json"
@@ -22,8 +23,8 @@ PROV_FILE = "prov.json"
 SPOOL_DIR = "spool"
 #: Of a run that goes on (`yprovd.rendezvous`); no part of the archive.
 KEY_FILE, COLLECTOR_FILE = ".keys", "collector.json"
-#: Where the archive was published (`yprov push`): about it, and so no part of it.
-PUSH_FILE = ".push.json"
+#: Where the archive was published (`yprov push`): about it, and so no part of it; and what a push locks.
+PUSH_FILE, PUSH_LOCK = ".push.json", ".push.lock"
 FORMAT = "yprov-run"
 VERSION = 1
 _EMPTY: Mapping[str, Any] = {}
@@ -148,12 +149,15 @@ def _checked(where: str, key: str, value: Any) -> Any:
             return Person(value)
         if not isinstance(value, Mapping) or set(value) - {"name", "id"}:
             raise wrong("a name, or a mapping with `name` and `id`")
-        return Person(**{k: str(v) for k, v in value.items()})
+        who = Person(**{k: str(v).strip() for k, v in value.items()})
+        if who.id:
+            (check_person if key == "user" else check_organisation)(f"{where}: `{key}.id`", who.id)
+        return who
     if key == "carbon":
         return checked_carbon(where, value)
     if not isinstance(value, (str, int, float)) or isinstance(value, bool):
         raise wrong("text")
-    return str(value)
+    return licence(f"{where}: `licence`", str(value).strip()) if key == "licence" and value != "" else str(value)
 
 
 class RunConfig(NamedTuple):

@@ -35,6 +35,14 @@ class _Secret(Exception):
     pass
 
 
+def lasting(name: str) -> str:
+    """The name, or relative path, of a file that is to be kept: none that half-written files have, which no archive
+    holds (`yprovd.stitch.contents`). `.x.tmp` is `_.x.tmp`."""
+    folder, slash, last = name.rpartition("/")
+    half = last.startswith(".partial-") or (last.startswith(".") and last.endswith(".tmp"))
+    return f"{folder}{slash}_{last}" if half else name
+
+
 class FileWorker:
     """Takes declarations (FILE frames) and gives facts (FACTS, see `yprovd.stitch.record`) to `sink`, from its thread.
 
@@ -169,7 +177,7 @@ class FileWorker:
                 return digest.hexdigest(), size, "", False
             out.close()
             changed = self._mask(partial, size)
-            name = os.path.basename(self._masker.text(path))
+            name = lasting(os.path.basename(self._masker.text(path)))
             return changed or digest.hexdigest(), size, self._publish(partial, name), bool(changed)
         finally:
             if out is not None:

@@ -28,19 +28,17 @@ from yprovd import devices
 from yprovd.clock import SystemClock
 from yprovd.config import RunConfig
 from yprovd.ending import NodeVigil
-from yprovd.model import Sample
 from yprovd.node_facts import node_facts
 from yprovd.node_files import NodeFiles
 from yprovd.node_intake import Intake
+from yprovd.node_sensors import NodeSensors
 from yprovd.node_uplink import SILENCE_S, Uplink
 from yprovd.processes import about_source, end_job, job_processes
 from yprovd.rendezvous import endpoint, has_ended, read_keys
-from yprovd.sampler import Sampler
 from yprovd.secrets import Masker, known_values
-from yprovd.sensors import Surroundings, open_all
 from yprovd.tasks import TaskWatch
 from yprovd.transport import GOODBYE, QUESTION, REPLY, STOP, Receiver, Sender, ipc, wait_readable
-from yprovd.wire import Kind, Packer, new_source, pack_samples, pack_traces
+from yprovd.wire import Kind, Packer, new_source
 
 #: Bytes kept for a collector that does not answer (one node at 1 Hz: about a day).
 KEEP_LIMIT = 64 << 20
@@ -56,8 +54,6 @@ RETRY_S, RETRY_MOST_S = 4.0, 8.0
 TASKS_S = 0.5
 #: How long a collector that starts at the same time is looked for before the first sample.
 MEET_S = 3.0
-#: How long vendors' libraries may take to open: the launcher waits for us a little longer (`yprov.starting.READY_S`).
-OPEN_S = 8.0
 #: How long the first sample may hold up the start.
 FIRST_SAMPLE_MS = 200
 #: How long files, the collector and the processes of the job are waited for at the end.
@@ -77,7 +73,6 @@ class NodeDaemon:
         self.stopping = False
         self.launcher_gone = False
         # Filled by the threads of the sampler and the file worker, emptied by the loop, which `wake` rouses.
-        self.samples: deque[Sample] = deque()
         self.facts: deque[dict[str, Any]] = deque()
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.lost_before = 0
@@ -94,13 +89,7 @@ class NodeDaemon:
         self.sender = Sender(collector, limit=KEEP_LIMIT, identity=b"node-%016x" % self.packer.source,
                              keys=read_keys(run_dir) if self.vigil else None)
         root = self.config.root
-        sensors, absences = open_all(
-            Surroundings(root, self.config.run_id, dict(os.environ)), self.config.settings.disable,
-            patience_s=OPEN_S)
-        self.sampler = Sampler(sensors, absences, interval_ns=self.config.interval_ns, clock=self.clock,
-                               sink=self._on_sample, own_watch=False)
-        self.schema_json = self.sampler.schema.to_json()
-        self.schema_id = self.sampler.schema.id
+        self.sensors = NodeSensors(self.config, dict(os.environ), self.clock, self.packer, self._rouse)
         self.tasks = TaskWatch(root, self.config.run_id)
         self.look_for_tasks_at = 0.0
         self.masker = Masker(known_values(os.environ))
@@ -113,13 +102,12 @@ class NodeDaemon:
         self.intake = Intake(self.receiver, self.config, host, self.masker, self.files.declare)
         self.uplink = Uplink(run_dir, host, self.sender, self.receiver, _log)
 
-    def _on_sample(self, sample: Sample) -> None:
-        self.samples.append(sample)
+    def _rouse(self) -> None:
         os.eventfd_write(self.wake, 1)
 
     def _on_facts(self, facts: dict[str, Any]) -> None:
         self.facts.append(facts)
-        os.eventfd_write(self.wake, 1)
+        self._rouse()
 
     def run(self) -> None:
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -128,17 +116,17 @@ class NodeDaemon:
         for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP):
             signal.signal(signum, signal.SIG_IGN)  # meant for the job
         if not self.vigil:  # as soon as we are heard, the command starts: it has a sample before it
-            self.sampler.start()
+            self.sensors.start()
             wait_readable(self.wake, timeout_ms=FIRST_SAMPLE_MS)
         self.sender.send(self._announcement(), sync=True)
         if self.vigil:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._meet_collector()
-            self.sampler.start()
+            self.sensors.start()
         announced = time.monotonic()
         while not self.stopping:
             pause_s = 0.2 if self.vigil and self.vigil.term_at else 1.0
-            self._turn(timeout_ms=int(min(pause_s, self.sampler.watch()) * 1000) + 1)
+            self._turn(timeout_ms=int(min(pause_s, self.sensors.watch()) * 1000) + 1)
             if self.vigil and time.monotonic() > self.looked_at + pause_s:
                 self._look(self.vigil)
             if time.monotonic() - announced > ANNOUNCE_S:
@@ -147,14 +135,14 @@ class NodeDaemon:
         self._finish()
 
     def _announcement(self) -> list[bytes]:
-        return [self.packer.json(Kind.SOURCE, self.about), self.packer.frame(Kind.SCHEMA, self.schema_json)]
+        return [self.packer.json(Kind.SOURCE, self.about), *self.sensors.schemas()]
 
     def _on_term(self, _signum: int, _frame: object) -> None:
         if self.vigil:
             self.vigil.signalled()
         else:
             self.stopping = True
-        os.eventfd_write(self.wake, 1)
+        self._rouse()
 
     def _meet_collector(self) -> None:
         """It starts when we do, on its own node, and the command waits for us: look for it before anything else, less
@@ -203,12 +191,7 @@ class NodeDaemon:
             self.launcher_gone = self.stopping = True
         taken = self.intake.take()
         self.stopping = self.stopping or taken.stop
-        frames = taken.frames
-        while self.samples:
-            sample = self.samples.popleft()
-            frames.append(self.packer.frame(Kind.SAMPLES, pack_samples(self.schema_id, [sample])))
-            if sample.traces:
-                frames.append(self.packer.frame(Kind.TRACE, pack_traces(self.schema_id, sample.traces)))
+        frames = taken.frames + self.sensors.frames()
         while self.facts:
             frames.append(self.packer.json(Kind.FACTS, self.facts.popleft()))
         if tasks := self._look_for_tasks():
@@ -246,7 +229,7 @@ class NodeDaemon:
         if self.launcher_gone:
             ended = end_job(self.config.run_id, grace_s=GRACE_S)
             _log(f"the launcher is gone; ended {ended} processes of the job")
-        self.sampler.stop()
+        self.sensors.stop()
         self.look_for_tasks_at = 0.0
         self._finish_files()
         deadline = time.monotonic() + DRAIN_S

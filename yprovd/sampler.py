@@ -21,13 +21,15 @@ from yprovd.clock import Clock, Ticker
 from yprovd.model import Absence, Device, Metric, Sample, Schema, Trace
 from yprovd.sensors import Sensor
 
+_ITSELF = (
+    Metric("yprov.sampler.duration", "s", "gauge", "time from the tick to the whole sample", 1e-6),
+    Metric("yprov.sampler.missed_ticks", "{tick}", "counter", "ticks for which no sample was taken", 1),
+)
 
-def _self_metrics(sensors: Sequence[Sensor]) -> tuple[Metric, ...]:
+
+def _self_metrics(sensors: Sequence[Sensor], *, first: bool) -> tuple[Metric, ...]:
     """What the sampler says of itself and, for each sensor, of that sensor (device class `sensor`)."""
-    out = [
-        Metric("yprov.sampler.duration", "s", "gauge", "time from the tick to the whole sample", 1e-6),
-        Metric("yprov.sampler.missed_ticks", "{tick}", "counter", "ticks for which no sample was taken", 1),
-    ]
+    out = list(_ITSELF) if first else []
     for sensor in sensors:
         device = Device("sensor", sensor.name)
         out += [
@@ -70,18 +72,20 @@ class Sampler:
     `start()` takes the first sample at once (filed under the tick before) and `stop()` the last one (filed under the
     tick after), so that counters cover the run from edge to edge. `sink` is called from the sampler's own threads,
     never from two at once. Somebody has to notice a stuck reader: a thread of the sampler, or, with
-    `own_watch=False`, the owner, who calls `watch()` from its loop and saves a wake-up per tick.
+    `own_watch=False`, the owner, who calls `watch()` from its loop and saves a wake-up per tick. `first`: of several
+    samplers of one node only the first says how it is itself.
     """
 
     def __init__(
         self, sensors: Sequence[Sensor], absences: Sequence[Absence], *, interval_ns: int, clock: Clock,
-        sink: Callable[[Sample], None], own_watch: bool = True,
+        sink: Callable[[Sample], None], own_watch: bool = True, first: bool = True,
     ) -> None:
         self._own_watch = own_watch
+        self._is_first = first
         self._slots = [_Slot(s) for s in sensors]
         self.schema = Schema(
             interval_ns,
-            tuple(m for s in sensors for m in s.metrics) + _self_metrics(sensors),
+            tuple(m for s in sensors for m in s.metrics) + _self_metrics(sensors, first=first),
             tuple(absences),
             tuple(m for slot in self._slots for m in slot.traced),
         )
@@ -202,7 +206,8 @@ class Sampler:
                 slot.fresh = False
                 traces += slot.traces
                 slot.traces = []
-            values += [time.perf_counter() - began, float(self._ticker.missed)]
+            if self._is_first:
+                values += [time.perf_counter() - began, float(self._ticker.missed)]
             for slot in self._slots:
                 values += [slot.duration_s, float(slot.failures), float(slot.late)]
         self._sink(Sample(nominal, wall, mono, values, traces))

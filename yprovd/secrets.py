@@ -10,23 +10,21 @@ nothing tells: a password in prose.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, quote_plus
 
+from yprovd.known import SHORTEST, Known
 from yprovd.shapes import ANCHORS, NOT_VALUES, STRONG, is_number, is_secret, spans_of
+from yprovd.sieve import LONG_TEXT, in_bytes, long_words
 
 HIDDEN = "***"
-#: Shorter values of variables are not sought in texts: they would be found everywhere.
-SHORTEST = 8
-#: Longer ones are sought by their first characters.
-_LONGEST_KNOWN = 1024
 #: A secret that is longer than this may be missed where two blocks of a file meet.
 OVERLAP = 24 << 10
-_BLOCK = 256 << 10
+_BLOCK = 512 << 10
+#: Bytes of a file after which it is told how far it was looked at.
+_TOLD = 16 << 20
 #: Of a key in PEM a line has less, also in quotes and with signs in front.
 _KEY_LINE = 100
 
@@ -38,27 +36,15 @@ def known_values(environ: Mapping[str, str]) -> set[str]:
 
 
 class Masker:
-    """Takes secrets out of texts. `values`: known ones, sought literally (also as JSON and URLs write them)."""
+    """Takes secrets out of texts. `values`: known ones, sought in each of their forms (`yprovd.known`)."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        self._values: set[str] = set()
-        self._forms: list[str] = []
+        self._known = Known()
         self.learn(values)
 
     def learn(self, values: Iterable[str]) -> None:
         """From now on these are sought, too."""
-        new = {v for v in values if len(v) >= SHORTEST} - self._values
-        if not new:
-            return
-        self._values |= new
-        forms = set()
-        for value in self._values:
-            once = json.dumps(value)[1:-1]
-            data = value.encode("utf-8", "surrogateescape")  # as it was given to us, UTF-8 or not
-            forms |= {value[:_LONGEST_KNOWN], once, json.dumps(once)[1:-1], once.replace("/", "\\/"),
-                      json.dumps(value, ensure_ascii=False)[1:-1], quote(data, safe=""), quote(data),
-                      quote_plus(data), data.decode("latin-1")}
-        self._forms = sorted((f for f in forms if len(f) >= SHORTEST), key=len, reverse=True)
+        self._known.learn(values)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where the secrets stand, in order, without overlap."""
@@ -75,18 +61,15 @@ class Masker:
         return out
 
     def _spans(self, text: str) -> Iterator[tuple[int, int]]:
-        for form in self._forms:
-            at = text.find(form)
-            while at >= 0:
-                yield at, at + len(form)
-                at = text.find(form, at + len(form))
-        yield from spans_of(text)
+        words = long_words(in_bytes(text)) if len(text) >= LONG_TEXT else None
+        yield from self._known.spans(text, words)
+        yield from spans_of(text, words)
 
     def suspects(self, data: bytes) -> bool:
         """Whether a JSON text may hold a secret, in a name or a value: quick, and mostly no."""
         text = data.decode("utf-8", "replace")
         lower = text.lower()
-        return any(a in lower for a in ANCHORS) or any(form in text for form in self._forms)
+        return any(a in lower for a in ANCHORS) or any(True for _ in self._known.spans(text))
 
     def text(self, text: str) -> str:
         """`text` with `***` for each secret; the very same object where there is none."""
@@ -120,14 +103,18 @@ class Masker:
             return [self.document(v) for v in value]
         return value
 
-    def overwrite(self, path: str | os.PathLike[str], begin: int = 0, *, final: bool = True) -> int:
+    def overwrite(
+        self, path: str | os.PathLike[str], begin: int = 0, *, final: bool = True,
+        told: Callable[[int], object] = lambda upto: None,
+    ) -> int:
         """Put `*` in the place of each character of a secret in a file that may still be written to: its length and
-        what others append stay. From `begin` on; returns up to where it has looked, from which a later call goes on.
-        In blocks, each with the end of the one before it: a secret across two is found. One at the very end may not be
-        complete yet, and is left unless `final`. Raises OSError."""
+        what others append stay. From `begin` on; returns up to where it has looked, from which a later call goes on,
+        and gives that to `told` now and then. In blocks, each with the end of the one before it: a secret across two
+        is found. One at the very end may not be complete yet, and is left unless `final`. Raises OSError."""
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             at = max(0, begin - OVERLAP)
+            next_told = at + _TOLD
             while True:
                 data = os.pread(fd, _BLOCK + OVERLAP, at)
                 more = len(data) == _BLOCK + OVERLAP
@@ -137,12 +124,15 @@ class Masker:
                 if not more:
                     return at + len(data)
                 at += _BLOCK
+                if at >= next_told:
+                    told(at + OVERLAP)
+                    next_told = at + _TOLD
         finally:
             os.close(fd)
 
     def in_binary(self, path: str | os.PathLike[str]) -> bool:
         """Whether a file of any size and kind holds a known value, or a token that is told by its beginning."""
-        forms = [f.encode("utf-8", "surrogateescape") for f in self._forms]
+        forms = self._known.as_bytes()
         with open(path, "rb", buffering=0) as f:
             rest = b""
             while block := f.read(_BLOCK):
@@ -177,8 +167,10 @@ def hidden(name: str, value: Any) -> Any:
 
 
 #: From a name's beginning on: sought from each of its letters, a word of 100 kB would take a minute.
-_ASSIGNMENT = re.compile(r"(?<![\w.-])([\w.-]+)=('[^']*'|\"[^\"]*\"|[^\s;&|'\"]+)")
+_MADE = r"\$\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)|`[^`]*`"  # by a command in its place
+_ASSIGNMENT = re.compile(rf"(?<![\w.-])([\w.-]+)=((?:{_MADE})|\"(?:{_MADE})\"|'[^']*'|\"[^\"]*\"|[^\s;&|'\"]+)")
 _USER = ("-u", "--user", "--proxy-user")
+_HEADER = ("-H", "--header")
 _NOBODY = Masker()
 
 
@@ -192,7 +184,7 @@ def values_of_command(command: Sequence[str]) -> set[str]:
     values = {value.strip("'\"") for _pieces, hidden_ones in _taken_apart(command) for value in hidden_ones}
     for word in command:
         values |= {word[a:b] for a, b in _NOBODY.spans(word)}
-    return {v for v in values if len(v) >= SHORTEST and v.lower() not in NOT_VALUES and not v.startswith("$")
+    return {v for v in values if len(v) >= SHORTEST and v.lower() not in NOT_VALUES and not v.startswith(("$", "`"))
             and not is_number(v)}
 
 
@@ -206,6 +198,10 @@ def _taken_apart(command: Sequence[str]) -> Iterator[tuple[list[str], list[str]]
         if before in _USER and ":" in word and not word.partition(":")[2].isdecimal():
             user, _, password = word.partition(":")
             yield [f"{user}:", ""], [password]
+            continue
+        name, _, value = word.partition(":")
+        if before in _HEADER and value.strip() and is_secret(name):
+            yield [f"{name}: ", ""], [value.strip()]
             continue
         pieces, secrets, at = [], [], 0
         for m in _ASSIGNMENT.finditer(word):

@@ -1,7 +1,8 @@
 """What tells a secret: its name, and the shapes that those of well-known services have. Standard library only.
 
 Each shape stands behind an anchor, a literal that every text with such a secret holds: texts are searched for anchors,
-and only there for the shape, so that 25 MB of a log are searched in a second.
+and only there for the shape; long texts for those that they can hold at all (`yprovd.sieve`), so that 100 MB of a log
+are searched in a second.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator
+
+from yprovd.sieve import sieved
 
 #: `X_token` is none with these in front: of language models, and numbers of them.
 _PLAIN_TOKENS = frozenset((
@@ -65,7 +68,8 @@ _SHAPES = (
     *(_shape(p, rf"(?<![A-Za-z0-9])(?P<s>{p.upper()}[0-9A-Z]{{16}})(?![A-Za-z0-9])") for p in ("akia", "asia")),
     *(_shape(f"xox{c}-", rf"{_EDGE}(?P<s>xox{c}-[A-Za-z0-9-]{{10,}})") for c in "abeoprs"),
     _shape("xapp-", rf"{_EDGE}(?P<s>xapp-[A-Za-z0-9-]{{10,}})"),
-    _shape("gl", rf"{_EDGE}(?P<s>gl(?:pat|dt|rt|cbt|ptt|ft|soat|agent)-[\w-]{{16,}})"),
+    *(_shape(f"gl{k}-", rf"{_EDGE}(?P<s>gl{k}-[\w-]{{16,}})")
+      for k in ("pat", "dt", "rt", "cbt", "ptt", "ft", "soat", "agent")),
     _shape("eyj", rf"{_EDGE}(?P<s>eyJ[\w-]{{8,}}\.[\w-]{{8,}}(?:\.[\w-]+)*)"),
     _shape("npm_", rf"{_EDGE}(?P<s>npm_[A-Za-z0-9]{{20,}})"),
     _shape("pypi-", rf"{_EDGE}(?P<s>pypi-(?=[\w-]*[A-Z]){_MIXED}[\w-]{{16,}})"),
@@ -100,10 +104,12 @@ _SHAPES = (
 STRONG = (b"ghp_", b"gho_", b"ghs_", b"github_pat_", b"hf_", b"sk-", b"AKIA", b"xoxb-", b"xoxp-", b"glpat-", b"eyJ",
           b"npm_", b"pypi-", b"AIza", b"PRIVATE KEY", b"hooks.slack.com/", b"AccountKey=")
 #: Words of which names of secrets are made, as they stand in a text.
-_WORDS = ("token", "passw", "passphrase", "secret", "key", "credential", "signature", "sig", "_pwd", "_pass", "auth",
-          "cookie", "jwt", "_pat", "webhook")
+_WORDS: tuple[str, ...] = (
+    "token", "passw", "passphrase", "secret", "key", "credential", "signature", "sig", "_pwd", "_pass",
+    "auth", "cookie", "jwt", "_pat", "webhook")
 #: Every text with a shape or a name of a secret holds one of these, in lower case.
 ANCHORS = tuple({*(anchor for anchor, _pattern in _SHAPES), *(w.lstrip("_") for w in _WORDS), "pat"})
+_ALL = frozenset((*(anchor for anchor, _pattern in _SHAPES), *_WORDS))
 _BEHIND = frozenset("\"'=:] \t\\,")
 _IN_NAME = re.compile(r"[\w.-]*\Z", re.ASCII)
 _ASSIGNED = re.compile(
@@ -115,6 +121,13 @@ _ASSIGNED = re.compile(
     r"|\\?[\"']\s?,\s?(?=\\?[\"'])|\s{1,4}(?![-\s]))"
     r"(?P<quote>\\?[\"'`]|)"
     r"(?P<s>(?<=[\"'`])[^\"'`\n\\]{1,4096}|[^\s\"'`,;&|<>(){}\[\]\\]{1,4096})(?P<after>\\?.?)", re.ASCII)
+#: In front of the name of a header that a program is given (curl, wget, http clients): its value ends with the quote.
+_HEADER = re.compile(r"(?:-H|--header)[ =]?\\?([\"'])\Z")
+_COLON = re.compile(r"[ \t]*:[ \t]*")
+#: A value that a shell's line makes of what stands in it: `$(echo VALUE)`, `` `printf %s VALUE` ``, `$(rev <<< VALUE)`.
+_ECHOED = re.compile(
+    r"[\"']?(?:\$\(|`)\s*(?:(?:echo|printf)\s+(?:-\w+\s+|\\?[\"']?%\w(?:\\n)?\\?[\"']?\s+)*|[^<>()`\n]{0,200}<<<\s*)"
+    r"(?:\\?\"(?P<a>[^\"`$\n\\]+)|\\?'(?P<b>[^'\n\\]+)|(?P<c>[^\s\"'`$|&;<>()\\]+))")
 _EXPRESSION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|[A-Za-z_]+")
 
 
@@ -139,6 +152,30 @@ def _holds(pattern: re.Pattern[str], m: re.Match[str], anchor: str) -> bool:
     if anchor == "://":
         return not _PLACE.fullmatch(m["s"] or "")
     return True
+
+
+def _echoed(m: re.Match[str]) -> tuple[int, int] | None:
+    """Where the literal is of which a shell's line makes the value of a secret, in the place of that value."""
+    if m["sep"] != "=" or not is_secret(m["name"].rstrip(".-")):
+        return None
+    made = _ECHOED.match(m.string, m.end("sep"))
+    return made.span(made.lastindex) if made is not None and made.lastindex is not None else None
+
+
+def _in_header(m: re.Match[str]) -> tuple[int, int] | None:
+    """Where the value of a header with a secret's name is, of whatever letters it is made."""
+    opened = _HEADER.search(m.string, max(0, m.start() - 16), m.start())
+    colon = _COLON.match(m.string, m.end("name"))
+    if opened is None or colon is None or not is_secret(m["name"]):
+        return None
+    start = colon.end()
+    end = m.string.find(opened[1], start)
+    end = end if end >= 0 else m.end("s")
+    while end > start and m.string[end - 1] == "\\":
+        end -= 1
+    value = m.string[start:end]
+    plain = value.startswith(("$", "{", "<")) or value.lower() in NOT_VALUES or not value.strip("*")
+    return None if plain or "\n" in value else (start, end)
 
 
 def _is_value(m: re.Match[str]) -> bool:
@@ -166,10 +203,26 @@ def _is_value(m: re.Match[str]) -> bool:
     return any(c.isdigit() for c in value) or len(value) >= 16
 
 
-def spans_of(text: str) -> Iterator[tuple[int, int]]:
-    """Where in a text secrets stand, as shapes and names tell; in no order, and they may overlap."""
-    lower = text.replace("\u0130", "i").lower()  # the one letter whose lower case is longer
-    for anchor, pattern in _SHAPES:
+def _lower(text: str) -> str:
+    """In lower case, letter for letter."""
+    if text.isascii():
+        return text.lower()
+    try:
+        return text.encode("latin-1").lower().decode("latin-1")  # quick; anchors are of ASCII
+    except UnicodeEncodeError:
+        return text.replace("\u0130", "i").lower()  # the one letter whose lower case is longer
+
+
+def spans_of(text: str, words: bytes | None = None) -> Iterator[tuple[int, int]]:
+    """Where in a text secrets stand, as shapes and names tell; in no order, and they may overlap. With the
+    `yprovd.sieve.long_words` of a long text it is sieved first."""
+    shapes, names = _SHAPES, _WORDS
+    if words is not None:
+        possible = sieved(text, words, _ALL)
+        shapes = tuple(one for one in _SHAPES if one[0] in possible)
+        names = tuple(one for one in _WORDS if one in possible)
+    lower = _lower(text) if shapes or names else ""
+    for anchor, pattern in shapes:
         at = lower.find(anchor)
         while at >= 0:
             m = pattern.match(text, at)
@@ -178,7 +231,7 @@ def spans_of(text: str) -> Iterator[tuple[int, int]]:
                 if text[span[0]:span[1]].strip("*"):
                     yield span
             at = lower.find(anchor, max(at + 1, m.end() if m is not None else 0))
-    for word in _WORDS:
+    for word in names:
         at = lower.find(word)
         while at >= 0:
             if word != "passw" and text[at + len(word):at + len(word) + 1] not in _BEHIND:
@@ -187,6 +240,9 @@ def spans_of(text: str) -> Iterator[tuple[int, int]]:
             front = _IN_NAME.search(text, max(0, at - 64), at)
             start = front.start() if front is not None else at
             m = _ASSIGNED.match(text, start)
-            if m is not None and m.end("name") >= at + len(word) and _is_value(m):
-                yield m.span("s")
+            if m is not None and m.end("name") >= at + len(word):
+                if (made := _in_header(m) or _echoed(m)) is not None:
+                    yield made
+                elif _is_value(m):
+                    yield m.span("s")
             at = lower.find(word, at + len(word))

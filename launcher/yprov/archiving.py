@@ -35,7 +35,7 @@ def see_to_archive(
         status = subprocess.run([sys.executable, "-P", "-m", "yprovd.stitch", str(run_dir)],
                                 stdin=subprocess.DEVNULL, env=clean_environment(), check=False).returncode
     if status != 0:
-        say("warning: the archive could not be made; the spool is kept\n"
+        say("warning: the archive could not be finished; the spool is kept\n"
             f"hint: yprov stitch {show_path(run_dir)}")
 
 

@@ -43,6 +43,9 @@ _SCRIPTS = (".py", ".sh", ".bash", ".R", ".jl", ".pl")
 #: How long the command waits for the state of its code, so that what it changes itself is none of it; the daemons
 #: need that time anyway. And how long the end of the run waits for what is unfinished.
 BEFORE_S, AFTER_S = 0.3, 1.5
+#: Seconds from its begin that the look has in any case, once git has answered: after a command of no time, in a large
+#: repository, `AFTER_S` would not do.
+ALWAYS_S = 10.0
 
 
 def script_of(command: Sequence[str], cwd: Path) -> Path | None:
@@ -55,14 +58,6 @@ def script_of(command: Sequence[str], cwd: Path) -> Path | None:
             except (OSError, ValueError):
                 continue  # too long for a path: the text of a `bash -c`
     return None
-
-
-def name_of(command: Sequence[str]) -> str:
-    """What a run is called when nobody says: its script, else its program."""
-    for word in command:
-        if word.endswith(_SCRIPTS):
-            return Path(word).stem
-    return Path(command[0]).name
 
 
 def user() -> str:
@@ -142,14 +137,19 @@ class Capture:
         """Until the state of the code is known, `timeout_s` at most."""
         self._code_known.wait(timeout_s)
 
-    def finish(self, timeout_s: float = AFTER_S) -> None:
-        """The command has ended: what is not known within `timeout_s` is told as unfinished."""
+    def finish(self, timeout_s: float = AFTER_S, meanwhile: Callable[[], bool] = lambda: False) -> None:
+        """The command has ended: what is not known within `timeout_s` is told as unfinished. As long as `meanwhile`
+        says so, which is asked a few times each second, it has `ALWAYS_S` since it began."""
         if self._child is None:
             return
         with contextlib.suppress(OSError):
             if self._child.stdin is not None:
                 self._child.stdin.close()
         self._thread.join(timeout_s)
+        while self._thread.is_alive() and self._is_looking() and meanwhile():
+            if (more_s := self._began + ALWAYS_S - time.monotonic()) <= 0:
+                break
+            self._thread.join(min(more_s, 0.25))
         self.stop()
         self._thread.join(1.0)
         if self._child.stdout is not None and not self._thread.is_alive():
@@ -159,6 +159,10 @@ class Capture:
         if left:
             about["unfinished"] = dict.fromkeys(left, "the run ended before it was looked at")
         self._sink({"capture": about})
+
+    def _is_looking(self) -> bool:
+        """Whether git has answered, and more than the logs is left, which the stitch searches as well."""
+        return "script" in self._done and not self._done.issuperset(set(STEPS) - {"logs"})
 
     def stop(self) -> None:
         """End it, and what it has started, now. One that hangs in a file system which does not answer is left: it ends

@@ -18,19 +18,24 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from yprov import container, packages
-from yprov.capture import STEPS, script_of
+from yprov.capture import ALWAYS_S, STEPS, script_of
 from yprov.gitting import GitFailed
 from yprov.interpreter import Found, interpreter_of, surroundings
+from yprov.locating import named
 from yprov.repository import Code, store
+from yprovd.files import lasting
 from yprovd.processes import carries_marker
 from yprovd.secrets import Masker, known_values, values_of_command
 
 #: Seconds for all of it; and for what is left when the command has ended.
 _ALL_S, _HURRY_S = 300.0, 1.2
+#: Of the time that there always is, what the reasons need to arrive.
+_SPARE_S = 1.0
 #: Between two looks at the logs, and for a Python among the run's processes; how long that one is sought.
 _LOGS_S, _SEEK_S, _SOUGHT_S = 2.0, 0.5, 60.0
 _COPY_LIMIT = 16 << 20
@@ -56,14 +61,16 @@ class Capturing:
         self.code: dict[str, Any] = {}
         self.repository: Code | None = None
         self.looked_to: dict[str, int] = {}
-        self._deadline = time.monotonic() + _ALL_S
+        self._began = time.monotonic()
+        self._deadline = self._began + _ALL_S
         self._hurried = False
 
     def left_s(self) -> float:
         """Seconds left; few once the command has ended."""
         if not self._hurried and self._ended(0.0):
             self._hurried = True
-            self._deadline = min(self._deadline, time.monotonic() + _HURRY_S)
+            hurried = max(time.monotonic() + _HURRY_S, self._began + ALWAYS_S - _SPARE_S)
+            self._deadline = min(self._deadline, hurried)
         return self._deadline - time.monotonic()
 
     def run(self) -> None:
@@ -86,7 +93,7 @@ class Capturing:
         for folder in folders:
             try:
                 self.repository = Code(Path(os.path.realpath(folder)), self.source, self.scratch / "git", self.masker,
-                                       self.left_s)
+                                       self.left_s, given=named(os.environ, self.cwd))
                 break
             except (GitFailed, OSError, ValueError, RuntimeError) as e:  # also where there is no home: the rest is told
                 shutil.rmtree(self.scratch, ignore_errors=True)
@@ -107,7 +114,7 @@ class Capturing:
                 return {**about, "reason": f"larger than {_COPY_LIMIT} bytes"}
             data = path.read_bytes()
             masked = self.masker.data(data)
-            kept = store(self.source, self.masker.text(name), masked)
+            kept = store(self.source, lasting(self.masker.text(name)), masked)
         except OSError as e:
             return {**about, "reason": e.strerror or str(e)}
         return {**about, "sha256": kept["sha256"], "stored": kept["path"], "bytes": kept["bytes"],
@@ -184,7 +191,9 @@ class Capturing:
         """Until the command has ended, and then to the end of the logs, as far as time is left."""
         while not self._ended(_LOGS_S):
             self._mask_logs(final=False)
-        self.said({"masked_logs": dict(self.looked_to)}, [])  # what is left may be too much for the time
+        # What is left may be too much for the time. One less: a secret at the very end is still to be masked, and the
+        # stitch looks at no log of which all is done.
+        self.said({"masked_logs": {name: upto - 1 for name, upto in self.looked_to.items()}}, [])
         self._mask_logs(final=True)
         return {"masked_logs": dict(self.looked_to)}
 
@@ -193,7 +202,13 @@ class Capturing:
             with contextlib.suppress(OSError):
                 path = self.run_dir / "logs" / name
                 if final or path.stat().st_size > self.looked_to.get(name, 0):
-                    self.looked_to[name] = self.masker.overwrite(path, self.looked_to.get(name, 0), final=final)
+                    self.looked_to[name] = self.masker.overwrite(
+                        path, self.looked_to.get(name, 0), final=final, told=partial(self._looked, name))
+
+    def _looked(self, name: str, upto: int) -> None:
+        """A part of a large log is done: the stitch goes on from there where our time is over before the end."""
+        self.looked_to[name] = upto
+        self.said({"masked_logs": dict(self.looked_to)}, [])
 
 
 def seen_python(run_id: str, root: str = "/") -> Found | None:

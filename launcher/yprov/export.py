@@ -8,11 +8,12 @@ import fnmatch
 import os
 import re
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from yprovd.errors import YprovError
 
@@ -88,6 +89,29 @@ def export(
         _remove(partial)
     files = sorted(p for p in final.rglob("*") if p.is_file()) if final.is_dir() else [final]
     return Exported(final, files, sum(f.stat().st_size for f in files))
+
+
+def print_to(
+    run: RecordedRun, to: str, out: BinaryIO, *, groups: Sequence[str] = (), full: bool = False,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> None:
+    """The bytes of the file that `export` would write to `out`. Raises YprovError where it would be a folder, and
+    where `out` is a terminal and they are not text."""
+    kind = format_of(to)
+    if kind.of in ("prov", "graph"):
+        out.write(text_of(run, to, groups=groups, full=full, progress=progress))
+        return
+    _ensure_asked_well(kind, groups, full)
+    if kind.folder and len(found := _choose(run, groups)) != 1:
+        raise YprovError(f"{to} of {len(found)} groups is a folder, and one table is printed",
+                         hint=f"--group {'host' if 'host' in found else found[0]}" if found else "")
+    if kind.suffix != "csv" and out.isatty():
+        raise YprovError(f"{to} is not text, and is not printed to a terminal",
+                         hint=f"yprov export RUN --to {to} -o FILE")
+    with tempfile.TemporaryDirectory(prefix="yprov-") as folder:  # NetCDF and zip are not written from end to end
+        done = export(run, to, os.path.join(folder, "out"), groups=groups, progress=progress)
+        with open(done.path, "rb") as f:
+            shutil.copyfileobj(f, out, 1 << 20)
 
 
 def text_of(

@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from yprov.reading_zip import PACKED_SERIES
 from yprovd.errors import YprovError
-from yprovd.stitch import CRATE_FILE, SERIES_DIR
+from yprovd.stitch import CRATE_FILE, PACKED_SERIES, SERIES_DIR
 from yprovd.stitch.crate import archive_files, file_hash, files_below
 
 _NEVER = (1980, 1, 1, 0, 0, 0)

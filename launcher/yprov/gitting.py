@@ -9,13 +9,17 @@ they would also touch the time stamps of the alternate's. Only references and se
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
+
+from yprov.locating import find, why_none
 
 #: The settings that say what a file's content is, and which files count.
 _KEPT = ("core.autocrlf", "core.eol", "core.filemode", "core.ignorecase", "core.symlinks", "core.precomposeunicode",
@@ -32,33 +36,21 @@ class GitFailed(Exception):
     """A sentence for the record: what could not be had."""
 
 
-def find(folder: Path) -> tuple[Path, Path] | None:
-    """(work tree, git directory) of the repository that a folder lies in."""
-    for root in (folder, *folder.parents):
-        dot_git = root / ".git"
-        try:
-            if (dot_git / "HEAD").is_file() or (dot_git / "HEAD").is_symlink():
-                return root, dot_git
-            if dot_git.is_file():
-                kind, _, path = dot_git.read_text(encoding="utf-8", errors="surrogateescape").strip().partition(": ")
-                if kind == "gitdir" and (root / path / "HEAD").is_file():
-                    return root, Path(os.path.normpath(root / path))
-        except OSError:
-            return None
-    return None
-
-
 class Git:
-    """One repository by its shadow. `scratch`: a folder of ours that does not exist yet. `left_s`: seconds left for all
-    calls. Raises GitFailed, also from the constructor, and OSError."""
+    """One repository by its shadow: the one that `folder` lies in, `given` (`yprov.locating.named`) where it lies in
+    the work tree of that. `scratch`: a folder of ours that does not exist yet. `left_s`: seconds left for all calls.
+    Raises GitFailed, also from the constructor, and OSError."""
 
-    def __init__(self, folder: Path, scratch: Path, left_s: Callable[[], float] = lambda: 60.0) -> None:
+    def __init__(
+        self, folder: Path, scratch: Path, left_s: Callable[[], float] = lambda: 60.0, *,
+        given: tuple[Path, Path] | None = None,
+    ) -> None:
         program = shutil.which("git")
         if program is None:
             raise GitFailed("`git` is not in PATH")
-        found = find(folder)
+        found = given if given is not None and folder.is_relative_to(given[0]) else find(folder)
         if found is None:
-            raise GitFailed("no git repository")
+            raise GitFailed(why_none(folder))
         self.program, self.scratch, self.left_s = program, scratch, left_s
         self.root, self.git_dir = found
         scratch.mkdir(parents=True)
@@ -67,9 +59,10 @@ class Git:
             self.common = Path(os.path.normpath(self.git_dir / (self.git_dir / "commondir").read_text().strip()))
         self.settings = self._settings()
         self.sha256 = self.settings.get("extensions.objectformat", "") == "sha256"
-        self.head = self._line("rev-parse", "--verify", "--quiet", "HEAD^0")
         self.branch = self._line("symbolic-ref", "--quiet", "--short", "HEAD")
+        self.head, self.no_head = self._find_head()
         self.shadow = self._make_shadow()
+        self.damaged = _damage_of(self.shadow / "index", self.sha256)
 
     # -- the repository itself: references and settings ------------------------------------------------------------
 
@@ -85,6 +78,34 @@ class Git:
         except GitFailed:
             return ""
         return said.decode("utf-8", "surrogateescape").strip()
+
+    def _find_head(self) -> tuple[str, str]:
+        """(the commit, or ""; why there is none)."""
+        try:
+            said = self._run([*_SAFE, f"--git-dir={self.git_dir}", "rev-parse", "--verify", "HEAD^0"],
+                             self._environ(), self.root)
+            return said.decode("ascii", "replace").strip(), ""
+        except GitFailed as e:
+            reason = str(e)
+        if named := self._line("rev-parse", "--verify", "--quiet", "HEAD"):  # the name is there, the commit is not
+            return "", f"HEAD names {named}, which cannot be read: {reason}"
+        if self.unborn:
+            return "", f"nothing was committed to the branch {self.branch} yet"
+        return "", f"HEAD cannot be read: {reason}"
+
+    @cached_property
+    def unborn(self) -> bool:
+        """Whether nothing is known of the branch that HEAD names: neither a file nor a packed name, which may be
+        broken. So it is before the first commit."""
+        if not self.branch:
+            return False
+        name = f"refs/heads/{self.branch}"
+        try:
+            packed = self.common / "packed-refs"
+            listed = packed.is_file() and f" {name}\n".encode("utf-8", "surrogateescape") in packed.read_bytes()
+            return not listed and not os.path.lexists(self.common / name)
+        except OSError:
+            return False
 
     def remotes(self) -> dict[str, str]:
         """{name: address as it is configured}"""
@@ -154,25 +175,33 @@ class Git:
         what = next((w for w in words if not w.startswith("-") and "=" not in w), "git")
         if left <= 0:
             raise GitFailed(f"no time was left for `git {what}`")
-        said, asked = self.scratch / "said", self.scratch / "asked"
+        said, asked, wrong = self.scratch / "said", self.scratch / "asked", self.scratch / "wrong"
         asked.write_bytes(feed)
-        with open(said, "wb") as out, open(asked, "rb") as given:
-            child = subprocess.Popen([self.program, *words], stdin=given, stdout=out, stderr=subprocess.DEVNULL,
+        with open(said, "wb") as out, open(asked, "rb") as given, open(wrong, "wb") as why:
+            child = subprocess.Popen([self.program, *words], stdin=given, stdout=out, stderr=why,
                                      env=environ, cwd=folder)  # of our group: it ends with us (`Capture.stop`)
             deadline = time.monotonic() + left
             try:
                 while not _ended(child, 0.25):
                     if time.monotonic() > deadline:
                         raise GitFailed(f"`git {what}` took longer than {left:.3g} s")
-                    if os.fstat(out.fileno()).st_size > limit:
+                    if os.fstat(out.fileno()).st_size + os.fstat(why.fileno()).st_size > limit:
                         raise GitFailed(f"`git {what}` said more than {limit} bytes")
             finally:
                 _end(child)
         if child.returncode != 0:
-            raise GitFailed(f"`git {what}` ended with {child.returncode}")
+            raise GitFailed(f"`git {what}` ended with {child.returncode}{self._complaint(wrong)}")
         if said.stat().st_size > limit:
             raise GitFailed(f"`git {what}` said more than {limit} bytes")
         return said.read_bytes()
+
+    def _complaint(self, path: Path) -> str:
+        """What git said of its own failure, the line that counts: the first that is an error's, else the last."""
+        with open(path, "rb") as f:
+            lines = f.read(4096).decode("utf-8", "backslashreplace").strip().split("\n")
+        line = next((one for one in lines if one.startswith(("fatal: ", "error: "))), lines[-1])
+        words = line.removeprefix("fatal: ").removeprefix("error: ").replace(f"{self.scratch}/git/", ".git/")
+        return f": {words[:300]}" if words else ""
 
     def contents(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """(type, content) of each object, one at a time."""
@@ -193,6 +222,20 @@ class Git:
         finally:
             child.stdout.close()
             _end(child)
+
+
+def _damage_of(index: Path, sha256: bool) -> str:
+    """Why an index is none; "" where it is one, or there is none. It ends with the digest of what stands before (git's
+    gitformat-index(5)), or with zeros (`index.skipHash`); git itself does not look at that."""
+    if not index.is_file():
+        return ""
+    digest = hashlib.sha256() if sha256 else hashlib.sha1(usedforsecurity=False)
+    data = index.read_bytes()
+    before, told = data[:-digest.digest_size], data[-digest.digest_size:]
+    digest.update(before)
+    if data[:4] != b"DIRC" or (told.strip(b"\0") and told != digest.digest()):
+        return f"the index is damaged ({len(data)} bytes)"
+    return ""
 
 
 def _ended(child: subprocess.Popen[bytes], timeout_s: float) -> bool:

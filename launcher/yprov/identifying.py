@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from yprov.runs import find
+from yprov.runs import ensure_archive, find
 from yprovd.config import RUN_FILE, RunConfig
 from yprovd.errors import YprovError
 from yprovd.swhid import stated_id
@@ -24,11 +24,15 @@ def urn_of(run_id: str) -> str | None:
         return None
 
 
-def stated_in(run_dir: Path) -> str | None:
-    """What the archive's crate states of its content; None where it does not, or there is none."""
+def stated_in(where: Path) -> str | None:
+    """What the crate of a run, in its directory or zipped, states of the content; None where it does not, or there is
+    none."""
+    from yprov.zipped import read_file
+
     try:
-        return stated_id(json.loads((run_dir / _CRATE).read_bytes()))
-    except (OSError, ValueError):
+        data = read_file(where, _CRATE) if where.is_file() else (where / _CRATE).read_bytes()
+        return stated_id(json.loads(data))
+    except (OSError, ValueError, YprovError):
         return None
 
 
@@ -41,6 +45,7 @@ def identify(given: str, directory: str) -> dict[str, Any]:
     from yprovd.stitch.identity import content_id
 
     run_dir = find(given, directory)
+    ensure_archive(run_dir)
     if not (run_dir / _CRATE).is_file():
         raise YprovError(f"`{run_dir}` has no archive yet", hint=f"yprov stitch {run_dir}")
     try:

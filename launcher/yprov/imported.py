@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -148,11 +149,28 @@ class ForeignRun:
         marks = sorted(o.sha256 for o in self.originals) or sorted(r.key for r in self.ranks)
         return str(uuid.uuid5(_IMPORTS, " ".join(marks)))
 
+    @property
+    def world_size(self) -> int:
+        """How many ranks the run had at least: they count from 0."""
+        return max(r.rank for r in self.ranks) + 1
+
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """(first, last) of the ranks in between of which there is nothing."""
+        present = sorted(r.rank for r in self.ranks)
+        return [(a + 1, b - 1) for a, b in pairwise([-1, *present]) if b - a > 1]
+
+    @property
+    def metrics(self) -> int:
+        """How many metrics there are, those of each rank."""
+        return sum(len(r.series) for r in self.ranks)
+
 
 @dataclass
 class Candidate:
     """A run that a reader found. `documents`: rank -> its file; `left`: ranks that left other files only. `begin_ns`,
-    `end_ns`: as the documents tell them, 0 where they do not. `place`: the folder as a person knows it."""
+    `end_ns`: as the documents tell them, 0 where they do not. `place`: the folder as a person knows it. `notes`: what
+    is odd in its folder."""
 
     tool: str
     layout: str
@@ -164,6 +182,7 @@ class Candidate:
     begin_ns: int = 0
     end_ns: int = 0
     place: str = ""
+    notes: Notes = field(default_factory=Notes)
 
     @property
     def ranks(self) -> list[int]:
@@ -181,8 +200,9 @@ class Reader(Protocol):
     TOOL: str
 
     def find(self, folder: Path, notes: Notes) -> list[Candidate]:
-        """The runs in a folder and below, in the order of their names. What looks like a document and is none is
-        noted. Raises YprovError for what cannot be told apart."""
+        """The runs in a folder and below, in the order of their names. What looks like a document and is none is noted
+        by the runs in its folder, and in `notes` where there is none. Raises YprovError for what cannot be told
+        apart."""
 
     def read(self, candidates: list[Candidate], zone: int | None, notes: Notes) -> ForeignRun:
         """One run from one candidate, or from several that are its ranks. `zone`: seconds east of Greenwich, for

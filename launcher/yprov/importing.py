@@ -4,21 +4,16 @@ A reader finds runs and says what they hold (`yprov.importing_yprov4ml`, in `REA
 (`yprov.importing_spool`), and the archive is made of it by the stitch. Another tool's format is another reader.
 
 An imported run is known by an id that follows from its originals: imported again, it is there already. It is made in a
-hidden folder beside its place and renamed when it is whole. Nothing else is written, and the originals are only read;
-of a zip file its members are unpacked into that hidden folder for as long as it takes.
+hidden folder beside its place and renamed when it is whole (`yprov.importing_work`). Nothing else is written, and the
+originals are only read; of a zip file its members are unpacked into that hidden folder for as long as it takes.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import stat
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +22,9 @@ from yprov import importing_yprov4ml
 from yprov.imported import Candidate, ForeignRun, Notes, Reader
 from yprov.importing_spool import Written, write_spool
 from yprov.importing_values import zone_of
-from yprov.runs import all_runs, slug_of, write_config
+from yprov.importing_work import put_in_place, work_folder
+from yprov.importing_zip import unpack
+from yprov.runs import all_runs, slug_of, view, write_config
 from yprovd import __version__
 from yprovd.config import PROV_FILE, SPOOL_DIR, RunConfig, Settings
 from yprovd.errors import YprovError
@@ -59,7 +56,6 @@ class _Lot:
 
     reader: Reader
     candidates: list[Candidate]
-    notes: Notes
 
 
 def import_runs(
@@ -80,20 +76,24 @@ def import_runs(
     directory = directory.expanduser().absolute()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".import-", dir=directory) as work:
-            lots = _lots(paths, Path(work), merge=merge, every=every, progress=progress)
+        with work_folder(directory) as work:
+            lots, strays = _lots(paths, work, merge=merge, every=every, progress=progress)
             if name and len(lots) > 1:
                 raise YprovError(f"`--name` is for one run, and these are {len(lots)}",
                                  hint=f"yprov import --name {name} {lots[0].candidates[0].place}")
             for lot in lots:
                 progress(f"reading {lot.candidates[0].place}")
                 try:
-                    yield _import(lot, directory, Path(work), name, zone, copy=copy, force=force,
+                    yield _import(lot, directory, work, name, zone, copy=copy, force=force,
                                   keep_spool=keep_spool, progress=progress)
                 except YprovError as e:
                     if failed is None or len(lots) == 1:
                         raise
                     failed(YprovError(f"`{lot.candidates[0].place}`: {e}", hint=e.hint))
+            for stray in strays:
+                if failed is None:
+                    raise stray
+                failed(stray)
     except OSError as e:
         place = str(e.filename or directory)
         doing = "import into" if Path(place).is_relative_to(directory) else "read"
@@ -105,12 +105,16 @@ def import_runs(
 # what to import
 
 
-def _lots(paths: Sequence[Path], work: Path, *, merge: bool, every: bool, progress: Progress) -> list[_Lot]:
+def _lots(
+    paths: Sequence[Path], work: Path, *, merge: bool, every: bool, progress: Progress
+) -> tuple[list[_Lot], list[YprovError]]:
+    """What becomes runs, and, where each is for itself, what is none of theirs and cannot be read."""
     lots: list[_Lot] = []
+    strays: list[YprovError] = []
     for path in paths:
         progress(f"looking into {path}")
         notes, folder = Notes(), _opened(path, work)
-        found = [_Lot(reader, [c], notes) for reader in READERS for c in reader.find(folder, notes)]
+        found = [_Lot(reader, [c]) for reader in READERS for c in reader.find(folder, notes)]
         for lot in found:
             for it in lot.candidates:
                 inside = it.folder.relative_to(folder)
@@ -122,8 +126,13 @@ def _lots(paths: Sequence[Path], work: Path, *, merge: bool, every: bool, progre
                              hint="name the folder that holds prov_<experiment>_GR0_<n>.json, or the one above it")
         if len(found) > 1 and not every and not merge:
             raise _which(path, [c for lot in found for c in lot.candidates])
+        for line in notes.lines():
+            if every and not merge:
+                strays.append(YprovError(f"`{path}`: {line}", hint="the runs beside it are imported without it"))
+            else:
+                found[0].candidates[0].notes.say(line)
         lots += found
-    return [_merged(lots)] if merge else lots
+    return [_merged(lots)] if merge else lots, strays
 
 
 def _which(path: Path, found: list[Candidate]) -> YprovError:
@@ -143,11 +152,7 @@ def _merged(lots: list[_Lot]) -> _Lot:
     if why := _why_not_one(candidates):
         raise YprovError(f"these are not the ranks of one run: {why}",
                          hint="without --merge they are imported one by one")
-    notes = Notes()
-    for lot in lots:
-        for line in lot.notes.lines():
-            notes.say(line)
-    return _Lot(lots[0].reader, candidates, notes)
+    return _Lot(lots[0].reader, candidates)
 
 
 def _why_not_one(candidates: list[Candidate]) -> str:
@@ -171,33 +176,13 @@ def _opened(path: Path, work: Path) -> Path:
         return path
     if not path.exists():
         raise YprovError(f"there is no `{path}`", hint="yprov import prov/experiment_0")
-    if zipfile.is_zipfile(path):
+    if path.is_file() and zipfile.is_zipfile(path):
         target = Path(tempfile.mkdtemp(prefix="zip-", dir=work))
-        _unpack(path, target)
+        unpack(path, target)
         return target
     if path.suffix == ".json":
         raise YprovError(f"`{path}` is one file of a run", hint=f"yprov import {path.parent}   reads all of its ranks")
     raise YprovError(f"`{path}` is neither a folder nor a zip file", hint="yprov import prov/experiment_0")
-
-
-def _unpack(path: Path, target: Path) -> None:
-    """The regular files of a zip below `target`, wherever their names point to. Raises YprovError for one that would
-    land outside, that is damaged, or has more in it than the disk has room for."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.infolist() if not m.is_dir()]
-            for member in members:
-                parts = member.filename.replace("\\", "/").split("/")
-                if member.filename.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
-                    raise YprovError(f"`{path}` holds a file that would land outside of it: `{member.filename}`",
-                                     hint="it is no archive of yProv4ML; nothing was unpacked")
-            if sum(m.file_size for m in members) > shutil.disk_usage(target).free:
-                raise YprovError(f"there is no room to unpack `{path}`", hint="yprov import --dir DIRECTORY ...")
-            for member in members:
-                if not stat.S_ISLNK(member.external_attr >> 16):
-                    archive.extract(member, target)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError, zlib.error) as e:
-        raise YprovError(f"`{path}` is damaged: {e}", hint="was it copied whole?") from None
 
 
 # making it one of our runs
@@ -207,17 +192,28 @@ def _import(
     lot: _Lot, directory: Path, work: Path, name: str, zone: int | None, *, copy: bool, force: bool, keep_spool: bool,
     progress: Progress,
 ) -> Imported:
-    run = lot.reader.read(lot.candidates, zone, lot.notes)
+    notes = Notes()
+    for it in lot.candidates:
+        for line in it.notes.lines():
+            notes.say(line)
+    run = lot.reader.read(lot.candidates, zone, notes)
     source = f"{run.tool} {run.layout}"
     old = _known(directory, run.run_id)
     if old is not None and not force:
-        return Imported(old, run.run_id, False, source)
+        before = view(old).run.get("originalMetrics")
+        more = isinstance(before, int) and before < run.metrics  # the id is that of the documents
+        return Imported(old, run.run_id, False, source, notes=(
+            f"{before} metrics were there when it was imported, and {run.metrics} are now: "
+            f"yprov import --force {lot.candidates[0].place}",) if more else ())
     made = Path(tempfile.mkdtemp(prefix="run-", dir=work))
     (made / SPOOL_DIR).mkdir()
-    written, config = write_spool(made, run, _config(run, name, directory), copy=copy, progress=progress)
-    write_config(made, config)
     try:
+        written, config = write_spool(made, run, _config(run, name, directory), copy=copy, progress=progress)
+        write_config(made, config)
         done = stitch(made, keep_spool=keep_spool, progress=progress)
+    except MemoryError:
+        raise YprovError("there is not enough memory for its values",
+                         hint="import it on a node that has more") from None
     except YprovError as e:  # the spool goes, too: what it was made of is there
         raise YprovError(str(e).removesuffix("; the spool is kept"),
                          hint="is there room? otherwise please report it, with the original documents") from e
@@ -225,9 +221,8 @@ def _import(
     final = directory / f"{stamp}-{slug_of(config.name)}-{run.run_id[:8]}"
     if old is None and final.exists() and not force:
         raise YprovError(f"`{final}` is there, and is no whole run", hint="yprov import --force   puts it in its place")
-    with _replaced(old or final, work):
-        made.chmod(0o700)
-        os.rename(made, final)
+    made.chmod(0o700)
+    put_in_place(made, final, old or final, work)
     return Imported(final, run.run_id, True, source, done.state, written, tuple(run.notes.lines()))
 
 
@@ -247,19 +242,3 @@ def _known(directory: Path, run_id: str) -> Path | None:
             except YprovError:
                 continue
     return None
-
-
-@contextmanager
-def _replaced(old: Path, work: Path) -> Iterator[None]:
-    """What was there steps aside, and comes back when its successor cannot be put in its place."""
-    aside = work / "old"
-    if not old.exists():
-        yield
-        return
-    os.rename(old, aside)
-    try:
-        yield
-    except OSError:
-        os.rename(aside, old)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from yprovd.files import HASH_LIMIT
+from yprovd.files import HASH_LIMIT, lasting
 
 _BLOCK = 1 << 20
 
@@ -19,7 +19,7 @@ class Artifacts:
         self._folder = folder
 
     def _free(self, name: str) -> Path:
-        wanted = self._folder / name
+        wanted = self._folder / lasting(name)
         wanted.parent.mkdir(parents=True, exist_ok=True)
         path, number = wanted, 1
         while path.exists():

@@ -23,6 +23,7 @@ from typing import Any
 
 from yprov.imported import ForeignFile, Notes, Param, Rank, Series
 from yprov.importing_contexts import ContextNames
+from yprov.importing_paths import inside
 from yprov.importing_series import read_file, read_lists
 from yprov.importing_values import first, local, plain, records, text_of, time_ns, typed, zone_of
 
@@ -205,7 +206,7 @@ class _Reading:
             self.rank.code = {"remote": match[1], "commit": match[2]}
 
     def _metric(self, label: str, record: dict[str, Any], path: str, context: str | None, since_ns: int) -> None:
-        found = self._find(path, folder=path.endswith(".zarr"))
+        found = self._find(path)
         about = _label(label, context)
         if found is None:
             self.notes.say(f"rank {self.rank.rank}: the file of the metric {about} is missing: {path or 'no path'}")
@@ -236,18 +237,11 @@ class _Reading:
                                               typed(value) if isinstance(value, str) else value,
                                               "input" if is_input else "output"))
 
-    def _find(self, path: str, *, folder: bool = False) -> Path | None:
+    def _find(self, path: str) -> Path | None:
         """Where a path of the document lies in the imported folder; never outside of it, by no `..` and no link."""
-        inside = path.removeprefix(self.home) if self.home and path.startswith(self.home) else ""
-        parts = [p for p in inside.split("/") if p not in ("", ".")]
-        if not parts or ".." in parts:
-            return None
-        try:
-            found, home = (self.folder.joinpath(*parts)).resolve(), self.folder.resolve()
-            there = found.is_dir() if folder else found.exists()
-        except (OSError, ValueError):
-            return None
-        return found if there and found.is_relative_to(home) else None
+        inner = path.removeprefix(self.home) if self.home and path.startswith(self.home) else ""
+        parts = [p for p in inner.split("/") if p not in ("", ".")]
+        return inside(self.folder, self.folder.joinpath(*parts)) if parts and ".." not in parts else None
 
     def _collapse_copies(self) -> None:
         """A file and its copy in the run's folder are one file, which is in the folder."""

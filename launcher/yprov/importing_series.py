@@ -6,23 +6,32 @@ context and rank.
     zarr  a group with arrays of these names and types
 
 `epoch` is what the script gave as `step`; a time is in milliseconds since 1970, and 0 where the release recorded none
-(3.2.4). A value of f4 stays the double nearest to it that the file holds. One metric is in memory at a time.
+(3.2.4). A value of f4 stays the double nearest to it that the file holds. Of a CSV file's text one block at a time is
+in memory, of the numbers those of one rank (`yprov.importing_table`). A binary file that claims to hold more than its
+bytes can is not read.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yprov.imported import Columns, Notes
+from yprov.importing_paths import weight
 from yprov.importing_values import EARLIEST_NS, LATEST_NS, number
 from yprovd.wire import NO_STEP
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+#: Characters of a CSV file that are read at once.
+_BLOCK = 1 << 20
+#: Values that an array may hold: so many, and so many for each byte of the file. Compressed steps and times take a
+#: tenth of a byte or more; what was never written, zeros, may take none at all.
+_ALWAYS, _DENSEST = 1 << 20, 1000
 _SEPARATORS = (",", "\t", ";", "|", " ")
 _CALL = re.compile(r"[A-Za-z_][\w.]*\(")
 #: What NetCDF holds where nothing was written (`NC_FILL_FLOAT`).
@@ -36,8 +45,9 @@ def read_file(path: Path, label: str, notes: Notes) -> Columns:
     try:
         if read is None:
             raise ValueError(f"`{path.suffix}` is no kind of file that yProv4ML writes")
-        return read(path, label, notes)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError, ImportError) as e:
+        return read(path, weight(path), label, notes)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError, ImportError,
+            ArithmeticError, MemoryError) as e:
         # h5py and zarr raise many kinds for a damaged file
         notes.say(f"the metric {label} could not be read: {path.name}: {_reason(e)}")
         return from_rows((), (), (), label, notes)
@@ -60,54 +70,80 @@ def _items(text: Any) -> list[str]:
     return [item.strip(" '\"") for item in inner.split(",")] if inner.strip() else []
 
 
-def _csv(path: Path, label: str, notes: Notes) -> Columns:
-    steps: list[str] = []
-    values: list[str] = []
-    times: list[str] = []
+def _csv(path: Path, _size: int, label: str, notes: Notes) -> Columns:
+    import numpy as np
+
+    parts = [from_rows((), (), (), label, notes)]
     broken = 0
     with open(path, encoding="utf-8", errors="replace") as f:
         header = f.readline()
         separator = next((s for s in _SEPARATORS if header.count(s) >= 2), ",")
-        for line in f:
-            line = line.rstrip("\r\n")
-            if not line:
-                continue
-            step, _, rest = line.partition(separator)
-            value, found, at = rest.rpartition(separator)  # a value may hold the separator: `[1, 2]`
-            if not found:
-                broken += 1
-                continue
-            steps.append(step)
-            values.append(value)
-            times.append(at)
+        while lines := f.readlines(_BLOCK):
+            rows, wrong = _rows(lines, separator)
+            broken += wrong
+            parts.append(from_rows(*rows, label, notes))
     notes.count("lines of metric files were no rows of three and are left out", label, broken)
-    return from_rows(steps, values, times, label, notes)
+    return Columns(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _netcdf(path: Path, label: str, notes: Notes) -> Columns:
+def _rows(lines: list[str], separator: str) -> tuple[tuple[list[str], list[str], list[str]], int]:
+    """Steps, values and times, and how many lines were none of them; empty ones do not count."""
+    steps: list[str] = []
+    values: list[str] = []
+    times: list[str] = []
+    broken = 0
+    for line in lines:
+        line = line.rstrip("\r\n")
+        if not line:
+            continue
+        step, _, rest = line.partition(separator)
+        value, found, at = rest.rpartition(separator)  # a value may hold the separator: `[1, 2]`
+        if not found:
+            broken += 1
+            continue
+        steps.append(step)
+        values.append(value)
+        times.append(at)
+    return (steps, values, times), broken
+
+
+def _netcdf(path: Path, size: int, label: str, notes: Notes) -> Columns:
     import h5netcdf
     import numpy as np
 
     with h5netcdf.File(path, "r") as file:
-        steps, values, times = (np.asarray(file[name][...]) for name in ("epochs", "values", "timestamps"))
+        steps, values, times = _arrays(file, size)
     values = values.astype(np.float64)
     values[values == _NC_FILL] = np.nan
     return _columns(steps, values, times, label, notes)
 
 
-def _zarr(path: Path, label: str, notes: Notes) -> Columns:
-    import numpy as np
+def _zarr(path: Path, size: int, label: str, notes: Notes) -> Columns:
     import zarr
 
-    group = zarr.open_group(path, mode="r")
-    steps, values, times = (np.asarray(group[name][...]) for name in ("epochs", "values", "timestamps"))
+    steps, values, times = _arrays(zarr.open_group(path, mode="r"), size)
     return _columns(steps, values, times, label, notes)
+
+
+def _arrays(group: Any, size: int) -> list[npt.NDArray[Any]]:
+    """The three arrays of a file of `size` bytes, once their heads are such as it may have."""
+    import numpy as np
+
+    found = [group[name] for name in ("epochs", "values", "timestamps")]
+    for it in found:
+        if len(it.shape) != 1 or it.dtype.kind not in "iuf":
+            raise ValueError(f"`{it.name}` is no list of numbers")
+        claimed = max(*it.shape, *(it.chunks or ()))  # a chunk is unpacked whole
+        if claimed > _ALWAYS + _DENSEST * size:
+            raise ValueError(f"it has {size} bytes and claims {claimed} values")
+    return [np.asarray(it[...]) for it in found]
 
 
 def attributes_of(path: Path) -> tuple[str, str, str] | None:
     """(name, context, source) that a metric's file says itself, for a rank that left no document; a CSV of 3.x does
     not."""
     try:
+        weight(path)
         if path.suffix == ".csv":
             with open(path, encoding="utf-8", errors="replace") as f:
                 parts = re.split(r"[,\t;|]", f.readline().rstrip("\r\n"))
@@ -122,7 +158,7 @@ def attributes_of(path: Path) -> tuple[str, str, str] | None:
 
             group = zarr.open_group(path, mode="r")
             told = tuple(str(group.attrs[name]) for name in ("name", "context", "source"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, MemoryError):
         return None
     return told if told is None else (told[0], told[1], told[2])
 
@@ -152,10 +188,21 @@ def _integers(texts: list[str], label: str, notes: Notes) -> npt.NDArray[Any]:
     try:
         return np.array(texts, dtype=np.int64)
     except (ValueError, OverflowError):
-        found = [number(text) for text in texts]
-    whole = [int(v) if v is not None and v == v and abs(v) < 2**62 and v == int(v) else NO_STEP for v in found]
-    notes.count("steps or times are no whole numbers and are left out", label, whole.count(NO_STEP))
-    return np.array(whole, dtype=np.int64)
+        found = [_whole(text) for text in texts]
+    notes.count("steps or times are no whole numbers and are left out", label, found.count(None))
+    return np.array([NO_STEP if n is None else n for n in found], dtype=np.int64)
+
+
+def _whole(text: str) -> int | None:
+    """What a text says of a whole number within 64 bits; None for anything else."""
+    try:
+        n = int(text)
+    except ValueError:
+        value = number(text)
+        if value is None or not math.isfinite(value) or value != int(value):
+            return None
+        n = int(value)
+    return n if -2**63 <= n < 2**63 else None
 
 
 def _columns(

@@ -9,6 +9,7 @@ One file, `spool/import.spool`. Every source has one clock, the wall clock. The 
     documents [{path, sha256, bytes, rank, about {...}}, ...]   `path` within the run's directory
     sources [[context or null, metric, source], ...]            where a metric's values came from, if that is told
     copied_from {path: path}        files that are copies
+    metrics                         how many there were, those of each rank
 
 Nothing in it depends on when or where it is imported but `from`: the same originals in the same place give the same
 archive. What has no time of its own has that of the rank: inputs its begin, outputs its end, values the first logging
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yprov.imported import ForeignFile, ForeignRun, Notes, Rank
+from yprov.imported import ForeignFile, ForeignRun, Rank
 from yprov.importing_files import Artifacts
 from yprov.importing_table import ROWS, Table
 from yprovd.config import SPOOL_DIR, RunConfig
@@ -69,7 +70,7 @@ def write_spool(
         sources: dict[tuple[str | None, str], list[str]] = {}
         for rank in run.ranks:
             progress(f"reading rank {rank.rank}")
-            it = _RankWriter(rank, writer, clock, run.notes, artifacts, copy=copy, alone=len(run.ranks) == 1)
+            it = _RankWriter(rank, run, writer, clock, artifacts, copy=copy)
             it.write(progress)
             written.series += len(rank.series)
             written.values += it.values
@@ -96,12 +97,13 @@ def write_spool(
                     "from": run.places, "documents": documents,
                     "sources": [[c, n, ", ".join(told)] for (c, n), told in sources.items() if told],
                     "copied_from": {f.path: f.copied_from for r in run.ranks for f in r.files if f.copied_from},
+                    "metrics": run.metrics,
                 },
             }),
             *(launcher.json(Kind.NOTE, {"text": text, "t": begin}) for text in run.notes.lines()),
         ]
         clock.ns = end
-        if all(r.ended for r in run.ranks):
+        if all(r.ended for r in run.ranks) and not run.missing:
             frames.append(launcher.json(Kind.END, {
                 "state": "completed", "ended_ns": end,
                 "reason": f"{run.tool} wrote its documents; how the program ended is not in them"}))
@@ -119,11 +121,10 @@ class _RankWriter:
     """The frames of one process, as its client and its daemon would have made them."""
 
     def __init__(
-        self, rank: Rank, writer: SpoolWriter, clock: _Clock, notes: Notes, artifacts: Artifacts, *, copy: bool,
-        alone: bool,
+        self, rank: Rank, run: ForeignRun, writer: SpoolWriter, clock: _Clock, artifacts: Artifacts, *, copy: bool,
     ) -> None:
-        self.rank, self._writer, self._clock, self._notes = rank, writer, clock, notes
-        self._artifacts, self._copy, self._alone = artifacts, copy, alone
+        self.rank, self._run, self._writer, self._clock = rank, run, writer, clock
+        self._notes, self._artifacts, self._copy = run.notes, artifacts, copy
         self._packer = Packer(_source_of(f"{rank.key} {rank.rank}"), clock)
         self.values = 0
 
@@ -139,6 +140,8 @@ class _RankWriter:
         self._clock.ns = rank.begin_ns
         # No pid is known, nor when the process was started: `start` tells the ranks of a host apart.
         about = {"role": "process", "host": rank.host, "boot_id": "", "pid": 0, "start": rank.rank, "rank": rank.rank}
+        if self._run.missing:  # else the ranks that are there tell it
+            about["world_size"] = self._run.world_size
         if rank.python:
             about["python"] = rank.python
         self._json(Kind.SOURCE, about)
@@ -198,7 +201,7 @@ class _RankWriter:
         rank = self.rank
         t = file.time_ns or (rank.begin_ns if file.role in ("input", "dataset", "code") else rank.end_ns)
         # Ranks call their models alike; those of another rank are no later versions of them.
-        name = file.name if self._alone or file.role != "model" else f"{file.name}-GR{rank.rank}"
+        name = file.name if len(self._run.ranks) == 1 or file.role != "model" else f"{file.name}-GR{rank.rank}"
         self._clock.ns = min(max(t, rank.begin_ns), rank.end_ns)
         self._json(Kind.FILE, {"t": t, "role": file.role, "path": file.path, "name": name, "context": file.context,
                                "epoch": None, "copy": self._copy})

@@ -1,4 +1,7 @@
-"""The values of one rank, in the order in which they were logged, as the rows of METRICS frames (`yprovd.wire`)."""
+"""The values of one rank, in the order in which they were logged, as the rows of METRICS frames (`yprovd.wire`).
+
+All of them are in memory together: 24 bytes for each, and some 100 while they are put in order (measured: 2 million in
+one CSV file of 70 MB take 200 MB)."""
 
 from __future__ import annotations
 
@@ -61,6 +64,7 @@ class Table:
         sizes = [len(c.value) for c in self._columns]
         metric = np.repeat(np.arange(len(sizes)), sizes)
         step, value, time = (np.concatenate(parts) for parts in zip(*self._columns, strict=True))
+        self._columns.clear()  # they are written once
         order = np.lexsort((metric, _occurrence(metric, step), time))
         since = np.array(self._since, dtype=np.int64)[metric]
         time = np.where(time > 0, time, np.where(since > 0, since, self._rank.begin_ns))

@@ -63,7 +63,7 @@ def plain(value: Any) -> Any:
             return int(text)
         if kind in ("double", "float", "decimal"):
             return float(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):  # no such number, or an infinite or huge one of another kind
         return text
     return text in ("true", "True", True) if kind == "boolean" else text
 
@@ -112,7 +112,7 @@ def zone_of(text: Any) -> int | None:
     if match is None:
         return 0 if str(text or "").upper() in ("UTC", "Z", "GMT") else None
     seconds = int(match[2]) * 3600 + int(match[3]) * 60
-    return seconds if match[1] == "+" and seconds <= 86_400 else -seconds if seconds <= 86_400 else None
+    return None if seconds >= 86_400 else seconds if match[1] == "+" else -seconds  # what Python takes as a zone
 
 
 def time_ns(value: Any, zone: int) -> int:

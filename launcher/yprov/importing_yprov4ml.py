@@ -22,6 +22,7 @@ from typing import Any
 
 from yprov.imported import Candidate, ForeignRun, Notes, Original, Rank, Series
 from yprov.importing_layouts import layout_of, named, rank_of, run_of, zone_named
+from yprov.importing_paths import inside, weight
 from yprov.importing_series import attributes_of, read_file
 from yprov.importing_values import first, text_of, time_ns
 from yprovd.errors import YprovError
@@ -30,36 +31,46 @@ TOOL = "yProv4ML"
 _DOCUMENT = re.compile(r"prov(?:graph)?_.+_GR\d{1,9}(?:_\d+)?\.json", re.DOTALL)
 _METRICS = re.compile(r"metrics_GR(\d{1,9}|None)")
 _LEFT = re.compile(r"(.*)_GR(\d{1,9}|None)", re.DOTALL)
+#: Bytes of a document that is read: it is in memory as a whole, several times as large.
+_LARGEST = 1 << 30
 #: How deep runs may lie below the folder that is named.
 _DEPTH = 3
 _QUARTER = 900 * 10**9
 #: So near to a quarter of an hour must the offset of a clock be to be one.
 _NEAR = 60 * 10**9
+#: Gaps between ranks that a note lists.
+_SHOWN = 12
 #: Metrics that are looked at for one with times, where a document names no time zone.
 _LOOKED_AT = 50
 
 
 def find(folder: Path, notes: Notes) -> list[Candidate]:
-    """The runs in a folder and below, in the order of their names. What looks like a document and is none is noted.
-    Raises YprovError for two documents of one rank."""
+    """The runs in a folder and below, in the order of their names. What looks like a document and is none is noted
+    by the runs in its folder, and in `notes` where there is none. Raises YprovError for two documents of one rank."""
     found: list[Candidate] = []
     for home, names, folders in _walk(folder, _DEPTH):
         groups: dict[tuple[str, str], Candidate] = {}
+        here = Notes()
         for name in names:
             if not (_DOCUMENT.fullmatch(name) or home == folder) or name == "ro-crate-metadata.json":
                 continue
-            document = _load(home / name, notes if _DOCUMENT.fullmatch(name) else Notes())
+            document = _load(home / name, here if _DOCUMENT.fullmatch(name) else Notes())
             if layout := layout_of(document):
                 _place(groups, home / name, document, layout)
             elif document is not None and _DOCUMENT.fullmatch(name):
-                notes.say(f"`{name}` is no document of {TOOL}")
-        left = dict(_left_metrics(home, folders))
+                here.say(f"`{name}` is no document of {TOOL}")
+        left = dict(_left_metrics(home, folders, here))
         if not groups and left:
             layout = "1.x" if "tmp" in folders else _layout_left(left)
             groups["", ""] = Candidate(TOOL, layout, home, *_named_left(home))
         if len(groups) == 1:
-            run = next(iter(groups.values()))
+            (run,) = groups.values()
             run.left = {rank: files for rank, files in left.items() if rank not in run.documents}
+        for line in here.lines():
+            for run in groups.values():
+                run.notes.say(line)
+            if not groups:
+                notes.say(line if home == folder else f"in `{home.relative_to(folder)}` {line}")
         found += [groups[key] for key in sorted(groups)]
     return found
 
@@ -83,11 +94,18 @@ def _walk(folder: Path, depth: int) -> Iterator[tuple[Path, list[str], list[str]
 
 def _load(path: Path, notes: Notes) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        if (found := inside(path.parent, path)) is None:
+            notes.say(f"`{path.name}` leads out of its folder, and is not read")
+        elif (size := weight(found)) > _LARGEST:
+            notes.say(f"`{path.name}` has {size} bytes: a document of more than {_LARGEST} is not read")
+        else:
+            return json.loads(found.read_bytes())
     except OSError as e:
         notes.say(f"`{path.name}` cannot be read: {e.strerror}")
-    except (ValueError, RecursionError, MemoryError):
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         notes.say(f"`{path.name}` is damaged: it is not JSON")
+    except (ValueError, MemoryError) as e:  # what `weight` says, or a number of more digits than Python reads
+        notes.say(f"`{path.name}` cannot be read: {str(e) or 'there is not enough memory'}")
     return None
 
 
@@ -122,7 +140,7 @@ def _times(document: dict[str, Any], run: dict[str, Any], layout: str) -> tuple[
 # what a killed rank left
 
 
-def _left_metrics(home: Path, folders: Iterable[str]) -> Iterator[tuple[int, list[Path]]]:
+def _left_metrics(home: Path, folders: Iterable[str], notes: Notes) -> Iterator[tuple[int, list[Path]]]:
     of_rank: dict[int, list[Path]] = {}
     for name in folders:
         match = _METRICS.fullmatch(name)
@@ -130,6 +148,9 @@ def _left_metrics(home: Path, folders: Iterable[str]) -> Iterator[tuple[int, lis
             for path in sorted((home / name).iterdir()):
                 stem = _LEFT.fullmatch(path.stem)
                 if stem and path.suffix in (".csv", ".nc", ".zarr"):
+                    if inside(home, path) is None:
+                        notes.say(f"`{name}/{path.name}` leads out of its folder, and is not read")
+                        continue
                     rank = match[1] if match else stem[2]
                     of_rank.setdefault(0 if rank == "None" else int(rank), []).append(path)
     yield from of_rank.items()
@@ -189,7 +210,12 @@ def read(candidates: list[Candidate], zone: int | None, notes: Notes) -> Foreign
     ranks.sort(key=lambda r: r.rank)
     head = candidates[0]
     name = f"{head.experiment}_{head.run_id}" if head.run_id else head.experiment or head.folder.name
-    return ForeignRun(TOOL, head.layout, name, [c.place for c in candidates], originals, ranks, notes)
+    run = ForeignRun(TOOL, head.layout, name, [c.place for c in candidates], originals, ranks, notes)
+    if gaps := run.missing:
+        listed = ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in gaps[:_SHOWN])
+        notes.say(f"there is nothing of {'rank' if gaps == [(gaps[0][0],) * 2] else 'ranks'} {listed}"
+                  + (" and others" if len(gaps) > _SHOWN else ""))
+    return run
 
 
 def _zone(document: dict[str, Any], it: Candidate, zone: int | None, key: str, notes: Notes) -> int:

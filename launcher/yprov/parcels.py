@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from yprov.web import Answer, Web
@@ -24,6 +25,15 @@ class Parcel:
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One to publish a document: what, as a version of what, and not before when by the service's clock."""
+
+    sha256: str
+    parent: str | None
+    since: datetime
 
 
 @dataclass(frozen=True)

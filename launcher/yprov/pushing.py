@@ -3,10 +3,7 @@
 Who we are comes from the environment only: a token in `YPROV_TOKEN` (or `AUTHORIZATION_TOKEN`, as yProvStore's own
 command has it), or `YPROV_USER` and `YPROV_PASSWORD`, with which we log in.
 
-Where a run was published stands in its directory, in `.push.json`, which is about the archive and no part of it:
-
-    {"format": "yprov-push", "version": 1, "pushes": [{"url", "backend", "pid", "version", "parent", "sha256", "time",
-     "artifacts": {path: {"pid", "sha256"}}}]}     the last push to each service; there is no secret in it
+A push asks first (is it there, did an attempt arrive of which we heard nothing?), notes what it will do, and sends.
 """
 
 from __future__ import annotations
@@ -14,22 +11,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from yprov.addresses import address_of
-from yprov.parcels import Parcel, Published
-from yprov.runs import RunView, value_of, view, write_whole
+from yprov.parcels import Attempt, Parcel, Published
+from yprov.pushed import Memory, alone
+from yprov.runs import RunView, value_of, view
 from yprov.service_store import StoreService
 from yprov.services import BACKENDS, STORE, Service, service_at
 from yprov.web import Refused, Web
-from yprovd.config import PROV_FILE, PUSH_FILE
+from yprovd.config import PROV_FILE
 from yprovd.errors import YprovError
 
-_FORMAT, _VERSION = "yprov-push", 1
+_T = TypeVar("_T")
 _TOKENS = ("YPROV_TOKEN", "AUTHORIZATION_TOKEN")
 _LONGEST = 1000
+_LONGEST_WAIT_S = 86400.0
 _ARTIFACTS = "artifacts"
 
 
@@ -72,6 +72,8 @@ def push(
     `dry_run` the request instead. `of_web`: for tests, what `Web` takes. Raises YprovError."""
     if options.backend not in BACKENDS:
         raise YprovError(f"there is no backend `{options.backend}`", hint=f"--backend {', '.join(BACKENDS)}")
+    if not 0 < options.timeout_s <= _LONGEST_WAIT_S:
+        raise YprovError(f"`{options.timeout_s:g}` is no time to wait for an answer", hint="--timeout 60, in seconds")
     address, credentials = address_of(options.to), Credentials.of(environ)
     parcel = parcel_of(run_dir)
     if not credentials.name and not options.dry_run:
@@ -85,15 +87,17 @@ def push(
     if service.name != STORE and (options.parent or options.artifacts):
         raise YprovError("the service v0 has neither versions nor artifacts", hint="without --parent and --artifacts")
     files = _artifacts(run_dir) if options.artifacts else {}
-    known = _Known.read(run_dir, address, service.name)
     told = {"directory": str(run_dir), "backend": service.name, "sha256": parcel.sha256}
     if options.dry_run:
-        return told | _plan(service, parcel, options, credentials, known, files)
-    published = _signed(web, service, credentials, lambda: service.publish(parcel, known.push, options.parent))
-    known.remember(published, parcel.sha256, say)
-    sent = {}
-    if isinstance(service, StoreService) and files:
-        sent = _send_artifacts(web, service, known, published, files, say)
+        memory = Memory(run_dir, address, service.name, say)
+        return told | _plan(service, parcel, options, credentials, memory, files)
+    account = _Account(web, service, credentials)
+    with alone(run_dir, say):
+        memory = Memory(run_dir, address, service.name, say)
+        published = account(lambda: _publish(web, service, parcel, memory, options.parent))
+        sent = {}
+        if isinstance(service, StoreService) and files:
+            sent = _send_artifacts(account, web, service, memory, published, files)
     return told | {"url": published.url, "pid": published.pid, "version": published.version,
                    "parent": published.parent, "sent": published.sent, "artifacts": sent}
 
@@ -146,116 +150,114 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 
-def _signed(
-    web: Web, service: Service, credentials: Credentials, act: Callable[[], Published]
-) -> Published:
-    """Do it with our token, or with one that a login gives: also when ours has expired."""
-    try:
-        if credentials.token:
-            web.use(credentials.token)
+class _Account:
+    """Does things with our token, or with one that a login gives: also when ours has expired, now or meanwhile."""
+
+    def __init__(self, web: Web, service: Service, credentials: Credentials) -> None:
+        self._web, self._service, self._credentials = web, service, credentials
+        self._known = False
+
+    def __call__(self, act: Callable[[], _T]) -> _T:
+        held = self._credentials
+        try:
+            fresh = not self._known and not held.token
+            if fresh:
+                self._log_in()
+            elif not self._known:
+                self._web.use(held.token)
+            self._known = True
             try:
                 return act()
             except Refused as e:
-                if e.code != 401 or not credentials.can_log_in:
+                if e.code != 401 or fresh or not held.can_log_in:
                     raise
-                web.say(f"the service does not accept the token in {credentials.name}: logging in")
-        web.use(service.login(credentials.user, credentials.password))
-        return act()
-    except Refused as e:
-        if e.code == 401:
-            hint = (f"a fresh one: export {credentials.name}=...   or YPROV_USER=... and YPROV_PASSWORD=..."
-                    if credentials.token else "see YPROV_USER and YPROV_PASSWORD")
-            raise Refused(401, f"{e} (with what is in {credentials.name})", hint=hint) from None
-        if e.code == 403:
-            raise Refused(403, f"{e} (with what is in {credentials.name})", hint=(
-                "this account may not write there: another one in YPROV_TOKEN, or in YPROV_USER and YPROV_PASSWORD")
-            ) from None
-        raise
+            self._web.say("the service does not accept our token: logging in")
+            self._log_in()
+            return act()
+        except Refused as e:
+            if e.code == 401:
+                hint = (f"a fresh one: export {held.name}=...   or YPROV_USER=... and YPROV_PASSWORD=..."
+                        if held.token else "see YPROV_USER and YPROV_PASSWORD")
+                raise Refused(401, f"{e} (with what is in {held.name})", hint=hint) from None
+            if e.code == 403:
+                raise Refused(403, f"{e} (with what is in {held.name})", hint=(
+                    "this account may not write there: another one in YPROV_TOKEN, or in YPROV_USER and "
+                    "YPROV_PASSWORD")) from None
+            raise
+
+    def _log_in(self) -> None:
+        self._web.use(self._service.login(self._credentials.user, self._credentials.password))
+
+
+def _publish(web: Web, service: Service, parcel: Parcel, memory: Memory, parent: str | None) -> Published:
+    """Once, whatever became of the attempts before; and the memory knows it."""
+    lost = memory.pending
+    if lost is not None and (found := service.arrived(parcel, lost)) is not None:
+        memory.remember(found, lost.sha256)
+        lost = None
+    published, parent = service.standing(parcel, memory.push, parent)
+    if published is None:
+        if lost is None or (lost.sha256, lost.parent) != (parcel.sha256, parent):  # else it may still arrive
+            lost = Attempt(parcel.sha256, parent, web.moment() - timedelta(seconds=1))  # it tells whole seconds
+        memory.expect(lost)
+        try:
+            published = service.send(parcel, lost)
+        except Refused as e:
+            if e.for_good:
+                memory.expect(None)
+            raise
+    memory.remember(published, parcel.sha256)
+    return published
 
 
 def _plan(
-    service: Service, parcel: Parcel, options: Options, credentials: Credentials, known: _Known,
+    service: Service, parcel: Parcel, options: Options, credentials: Credentials, memory: Memory,
     files: Mapping[str, Path],
 ) -> dict[str, Any]:
-    before = known.push or {}
-    parent = options.parent
-    if parent is None and before and before.get("sha256") != parcel.sha256:
-        parent = before.get("pid")
+    """What a push would do, found out without a token. `there`: the document that need not be sent."""
+    from yprovd.stitch.crate import file_hash
+
+    before, parent, there = memory.push, options.parent, None
+    if before is not None:
+        try:
+            found, parent = service.standing(parcel, before, parent)
+            there = found.pid if found is not None else None
+        except Refused as e:
+            if e.code not in (401, 403):
+                raise
+            same = before.get("sha256") == parcel.sha256
+            there = before["pid"] if same and parent in (None, before["pid"], before.get("parent")) else None
+            parent = parent or before["pid"]
     request = service.request(parcel, parent if service.name == STORE else None)
     return {"method": request.method, "url": request.url, "content_type": request.kind.partition(";")[0],
             "bytes": request.size, "query": dict(request.query), "credentials": credentials.name or None,
-            "pushed_before": before.get("pid"), "artifacts": sorted(files)}
+            "pushed_before": before["pid"] if before is not None else None, "there": there,
+            "artifacts": sorted(n for n, path in files.items() if not memory.has(n, file_hash(path)[1]))}
 
 
 def _artifacts(run_dir: Path) -> dict[str, Path]:
+    """By names that can be sent: what is not UTF-8 in one is told as `\\udcff`, as it is in the archive."""
     from yprovd.stitch.crate import archive_files
 
-    return {name: run_dir / name for name in archive_files(run_dir) if name.startswith(f"{_ARTIFACTS}/")}
+    return {name.encode("utf-8", "backslashreplace").decode(): run_dir / name
+            for name in archive_files(run_dir) if name.startswith(f"{_ARTIFACTS}/")}
 
 
 def _send_artifacts(
-    web: Web, service: StoreService, known: _Known, published: Published, files: Mapping[str, Path],
-    say: Callable[[str], None],
+    account: _Account, web: Web, service: StoreService, memory: Memory, published: Published,
+    files: Mapping[str, Path],
 ) -> dict[str, str]:
     """{path: pid}. What was sent before, as it is now, is not sent again."""
     from yprovd.stitch.crate import file_hash
 
-    sent, new = dict(known.artifacts), False
     for number, (name, path) in enumerate(files.items(), 1):
         size, digest = file_hash(path)
-        if sent.get(name, {}).get("sha256") == digest:
+        if memory.has(name, digest):
             continue
-        say(f"sending {web.clean(name)}, {size} bytes ({number} of {len(files)})")
-        sent[name] = {"pid": service.upload(path, name, digest), "sha256": digest}
-        new = True
-        known.remember_artifacts(sent, say)
-    pids = {name: str(sent[name]["pid"]) for name in files}
-    if new or published.sent:
-        service.relate(published.pid, list(pids.values()))
+        web.say(f"sending {web.clean(name)}, {size} bytes ({number} of {len(files)})")
+        memory.remember_artifact(name, account(partial(service.upload, path, name, digest)), digest)
+    pids = {name: str(memory.artifacts[name]["pid"]) for name in files}
+    if memory.related != sorted(pids.values()):
+        account(lambda: service.relate(published.pid, list(pids.values())))
+        memory.remember_related(sorted(pids.values()))
     return pids
-
-
-class _Known:
-    """What `.push.json` says of one service."""
-
-    def __init__(self, path: Path, pushes: list[dict[str, Any]], key: dict[str, str]) -> None:
-        self._path, self._pushes, self._key = path, pushes, key
-        found = [p for p in pushes if key.items() <= p.items() and isinstance(p.get("pid"), str) and p["pid"]]
-        self.push = found[-1] if found else None
-
-    @classmethod
-    def read(cls, run_dir: Path, url: str, backend: str) -> _Known:
-        """Whatever cannot be read was not written by us, and nothing is known."""
-        path = run_dir / PUSH_FILE
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            value = None
-        pushes = value.get("pushes") if isinstance(value, dict) and value.get("format") == _FORMAT else None
-        listed = [p for p in pushes if isinstance(p, dict)] if isinstance(pushes, list) else []
-        return cls(path, listed, {"url": url, "backend": backend})
-
-    @property
-    def artifacts(self) -> dict[str, dict[str, str]]:
-        value = (self.push or {}).get("artifacts")
-        return {k: v for k, v in value.items() if isinstance(v, dict)} if isinstance(value, dict) else {}
-
-    def remember(self, published: Published, sha256: str, say: Callable[[str], None]) -> None:
-        if self.push is not None and not published.sent and self.push.get("sha256") == sha256:
-            return
-        self._write({**self._key, "pid": published.pid, "version": published.version, "parent": published.parent,
-                     "sha256": sha256, "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                     "artifacts": self.artifacts}, say)
-
-    def remember_artifacts(self, artifacts: Mapping[str, Any], say: Callable[[str], None]) -> None:
-        self._write({**(self.push or self._key), "artifacts": dict(artifacts)}, say)
-
-    def _write(self, push: dict[str, Any], say: Callable[[str], None]) -> None:
-        self._pushes = [p for p in self._pushes if not self._key.items() <= p.items()] + [push]
-        self.push = push
-        text = json.dumps({"format": _FORMAT, "version": _VERSION, "pushes": self._pushes}, indent=1) + "\n"
-        try:
-            write_whole(self._path, text.encode())
-        except OSError as e:
-            say(f"warning: cannot note in `{self._path}` that this is published: {e.strerror}; "
-                f"the next version needs --parent {push['pid']}")

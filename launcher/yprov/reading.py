@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from yprov.runs import find, plain, still_going
+from yprov.reading_folder import Folder
+from yprov.runs import ensure_archive, find, plain
 from yprovd.config import PROV_FILE, RUN_FILE, RunConfig
 from yprovd.errors import YprovError
 from yprovd.stitch import SERIES_DIR
@@ -45,35 +46,6 @@ _OF_RUN = {
 _TIMES, _INTEGERS, _TEXTS = ("begin", "end"), ("epoch", "first_step", "last_step", "count"), ("kind", "context", "name")
 
 
-class _Folder:
-    """The files of a run's directory; its store may be packed, as it is in an unpacked zip file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._packed: Any = None
-
-    def names(self) -> list[str]:
-        return sorted(os.path.relpath(os.path.join(folder, name), self.path)
-                      for folder, _dirs, names in os.walk(self.path) for name in names)
-
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
-
-    def store(self) -> Any:
-        if (self.path / SERIES_DIR).is_dir():
-            return str(self.path / SERIES_DIR)
-        from yprov.reading_zip import PACKED_SERIES, open_archive, store_of
-
-        if not (self.path / PACKED_SERIES).is_file():
-            return None
-        self._packed = open_archive(self.path / PACKED_SERIES)
-        return store_of(self._packed)
-
-    def close(self) -> None:
-        if self._packed is not None:
-            self._packed.close()
-
-
 class RecordedRun:
     """A run that has ended and was stitched. Use it as a context manager, or `close()` it: a zip file stays open.
 
@@ -81,7 +53,7 @@ class RecordedRun:
     node_fail, killed or incomplete. `config`: what was asked for (command, cwd, settings).
     """
 
-    def __init__(self, files: _Folder | ZippedRun) -> None:
+    def __init__(self, files: Folder | ZippedRun) -> None:
         self.directory = files.path
         self._files = files
         self._store: Any = None
@@ -131,7 +103,8 @@ class RecordedRun:
         return self._files.names()
 
     def read(self, name: str) -> bytes:
-        """One of them. Raises FileNotFoundError."""
+        """One of them, by its path within the run. Raises FileNotFoundError where there is none, YprovError for a path
+        that leads out of the run: an absolute one, one over `..`, a link to something else."""
         return self._files.read(name)
 
     @property
@@ -281,7 +254,11 @@ def open_run(path: str | os.PathLike[str] = "last", directory: str | os.PathLike
 
     Raises YprovError when there is none, and when it was not stitched yet.
     """
-    given = os.fspath(path)
+    try:
+        given = os.fsdecode(path)
+    except TypeError:
+        raise YprovError(f"a run is a path or a part of a name, not {path!r}",
+                         hint='yprov.open_run("last")   opens the newest in ./yprov-runs') from None
     if os.path.isfile(given):
         from yprov.reading_zip import ZippedRun
 
@@ -292,8 +269,5 @@ def open_run(path: str | os.PathLike[str] = "last", directory: str | os.PathLike
             zipped.close()
             raise
     run_dir = find(given, os.fspath(directory))
-    if not (run_dir / PROV_FILE).is_file():
-        going = (run_dir / RUN_FILE).is_file() and still_going(run_dir, RunConfig.read(run_dir))
-        raise YprovError(f"`{run_dir}` is still going" if going else f"`{run_dir}` was not stitched yet",
-                         hint=f"yprov stitch {'--force ' if going else ''}{run_dir}")
-    return RecordedRun(_Folder(run_dir))
+    ensure_archive(run_dir)
+    return RecordedRun(Folder(run_dir))

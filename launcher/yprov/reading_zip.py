@@ -13,38 +13,30 @@ from __future__ import annotations
 
 import contextlib
 import io
-import lzma
 import os
 import struct
 import tempfile
 import threading
 import zipfile
-import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
-from yprovd.config import PROV_FILE
+from yprov.zipped import DAMAGED, refused, top_of
 from yprovd.errors import YprovError
-from yprovd.stitch import SERIES_DIR
+from yprovd.stitch import PACKED_SERIES, SERIES_DIR
 
-#: The store, packed: what `yprov export --to zip` makes of `series.zarr/`.
-PACKED_SERIES = f"{SERIES_DIR}.zip"
 #: A local file header: 30 bytes, of which the last four are the lengths of a name and of more, which follow.
 _HEADER, _LENGTHS = 30, struct.Struct("<HH")
-
-
-#: What `zipfile` raises for a file that is damaged, encrypted (RuntimeError) or unknown (NotImplementedError is one).
-_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError)
 
 
 @contextlib.contextmanager
 def _readable(name: str) -> Iterator[None]:
     try:
         yield
-    except _DAMAGED as e:
+    except DAMAGED as e:
         raise YprovError(f"`{name}` in the zip file cannot be read: {e}", hint="was it copied as a whole?") from None
 
 
@@ -81,7 +73,7 @@ class _Entry(NamedTuple):
 
 class Archive:
     """An open zip file, from byte `start` of `fd` on. Any thread may read. Raises OSError, the constructor also one of
-    `_DAMAGED`; YprovError for an entry that is damaged, encrypted or packed in a way that Python does not know."""
+    `DAMAGED`; YprovError for an entry that is damaged, encrypted or packed in a way that Python does not know."""
 
     def __init__(self, fd: int, start: int, size: int) -> None:
         self.fd, self.start = fd, start
@@ -135,11 +127,10 @@ def open_archive(path: Path) -> Archive:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return Archive(fd, 0, os.fstat(fd).st_size)
-    except (OSError, *_DAMAGED) as e:
+    except (OSError, *DAMAGED) as e:
         if fd >= 0:
             os.close(fd)
-        raise YprovError(f"cannot read `{path}`: {e.strerror if isinstance(e, OSError) else 'it is no zip file'}",
-                         hint="a run is a directory, or what `yprov export RUN --to zip` made of it") from None
+        raise refused(path, e) from None
 
 
 class ZippedRun:
@@ -149,13 +140,11 @@ class ZippedRun:
         self.path = path
         self._archive = open_archive(path)
         self._inner: list[Archive] = []
-        tops = [name.removesuffix(PROV_FILE) for name in self._archive.entries
-                if name.rpartition("/")[2] == PROV_FILE and name.count("/") < 2]
-        if len(tops) != 1:
+        try:
+            self._top = top_of(path, self._archive.entries)
+        except YprovError:
             self.close()
-            raise YprovError(f"`{path}` holds {len(tops)} runs" if tops else f"`{path}` holds no {PROV_FILE}",
-                             hint="yprov export RUN --to zip   packs one run")
-        self._top = tops[0]
+            raise
 
     def names(self) -> list[str]:
         return sorted(name.removeprefix(self._top) for name in self._archive.entries if name.startswith(self._top))

@@ -35,11 +35,12 @@ class Code:
     """The state of one repository, found piece by piece; `facts` is what is known so far."""
 
     def __init__(
-        self, folder: Path, source: Path, scratch: Path, masker: Masker, left_s: Callable[[], float] = lambda: 60.0
+        self, folder: Path, source: Path, scratch: Path, masker: Masker, left_s: Callable[[], float] = lambda: 60.0, *,
+        given: tuple[Path, Path] | None = None,
     ) -> None:
-        """Raises GitFailed where there is no repository, and OSError."""
+        """`given`: see `yprov.locating.named`. Raises GitFailed where there is no repository, and OSError."""
         self.source, self.masker = source, masker
-        self.git = git = Git(folder, scratch, left_s)
+        self.git = git = Git(folder, scratch, left_s, given=given)
         self.reasons: dict[str, str] = {}
         self.lists: dict[str, Any] = {}
         self.facts: dict[str, Any] = {"root": os.fspath(git.root), "reasons": self.reasons}
@@ -49,6 +50,8 @@ class Code:
             self.facts["remote"] = masker.text(without_password(address))
         if git.head:
             self.facts["commit"] = git.head
+        else:
+            self.reasons["commit"] = masker.text(git.no_head)
         if git.branch:
             self.facts["branch"] = masker.text(git.branch)
 
@@ -61,6 +64,8 @@ class Code:
     def take_changes(self, runs: Path, begun_ns: int) -> None:
         """The patch and the tree's identifier. `runs`, `begun_ns`: see `yprov.patches.add_untracked`."""
         def changed() -> None:
+            if self.git.damaged:
+                raise GitFailed(self.git.damaged)
             self.changes = tracked_changes(self.git)
 
         def untracked() -> None:
@@ -85,7 +90,8 @@ class Code:
             return
         self._try("untracked", untracked)
         changes = self.changes
-        if changes.tracked or changes.untracked is not None:
+        known = self.git.head or self.git.unborn  # else everything differs from nothing
+        if known and (changes.tracked or changes.untracked is not None):
             self.facts["dirty"] = bool(changes.tracked or changes.untracked)
         if changes.untracked is not None:
             self.facts["untracked"] = len(changes.untracked)

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from yprov.capture import name_of
+from yprov.naming import name_of
 from yprov.placement import Placement
 from yprovd import __version__
 from yprovd.config import PROV_FILE, RUN_FILE, SPOOL_DIR, RunConfig, Settings
@@ -129,14 +129,19 @@ def write_whole(path: Path, data: bytes) -> None:
 def find(given: str, directory: str = "yprov-runs") -> Path:
     """A run by its path, by its name or a part of its directory's within `directory`, or `last`. Of several with the
     name the newest. Raises YprovError."""
+    if not given:
+        raise YprovError("no run was named: the name is empty", hint="yprov show last")
     path = Path(given)
+    if _is_closed(path):
+        raise _closed_to_us(given)
     if (path / RUN_FILE).is_file() or any((path / SPOOL_DIR).glob("*.spool")):
         return path
     if path.is_dir():
         if sub := all_runs(path):
             raise YprovError(f"`{given}` holds {len(sub)} runs and is none itself", hint=f"yprov show {sub[-1]}")
         raise YprovError(f"`{given}` is not a run: it has no {RUN_FILE}", hint="yprov ls")
-    runs = all_runs(Path(directory))
+    closed: list[Path] = []
+    runs = all_runs(Path(directory), closed)
     matching = runs[-1:] if given == "last" else [r for r in runs if given in r.name]
     named = [r for r in matching if given in (r.name, _named(r.name))]
     if len(matching) == 1 or named:
@@ -144,6 +149,11 @@ def find(given: str, directory: str = "yprov-runs") -> Path:
     if matching:
         raise YprovError(f"`{given}` fits {len(matching)} runs: {', '.join(r.name for r in matching[:5])}",
                          hint="type more of the name")
+    if theirs := [p for p in closed if given in p.name]:
+        raise _closed_to_us(str(theirs[-1]))
+    if path.is_file():
+        raise YprovError(f"`{given}` is a file, and this needs a run's directory",
+                         hint=f"unzip -d DIRECTORY {given}" if path.suffix == ".zip" else "yprov ls")
     raise YprovError(f"there is no run `{given}`", hint=f"yprov ls --dir {directory}")
 
 
@@ -152,14 +162,37 @@ def _named(directory: str) -> str:
     return directory.partition("-")[2].rpartition("-")[0]
 
 
-def all_runs(directory: Path) -> list[Path]:
-    """The runs in a directory, oldest first (their names begin with the time). Raises YprovError when unreadable."""
+def all_runs(directory: Path, closed: list[Path] | None = None) -> list[Path]:
+    """The runs in a directory, oldest first (their names begin with the time), without those that their owners keep for
+    themselves, as every run is at first: these are put into `closed`. Raises YprovError when unreadable."""
     try:
-        return sorted(p for p in directory.iterdir() if (p / RUN_FILE).is_file())
+        found = sorted(directory.iterdir())
     except FileNotFoundError:
         return []
     except OSError as e:
         raise YprovError(f"cannot read `{directory}`: {e.strerror}") from None
+    theirs = [p for p in found if _is_closed(p)]
+    if closed is not None:
+        closed += theirs
+    return [p for p in found if p not in theirs and (p / RUN_FILE).is_file()]
+
+
+def _is_closed(path: Path) -> bool:
+    """Whether it is a directory that we may not look into."""
+    return os.path.isdir(path) and not os.access(path, os.X_OK)
+
+
+def _closed_to_us(given: str) -> YprovError:
+    return YprovError(f"`{given}` may not be read by you",
+                      hint=f"its owner can allow it: chmod -R g+rX {given}   or  yprov export RUN --to zip")
+
+
+def ensure_archive(run_dir: Path) -> None:
+    """Raises YprovError for a run that has none yet, and says what to type."""
+    if not (run_dir / PROV_FILE).is_file():
+        going = (run_dir / RUN_FILE).is_file() and still_going(run_dir, RunConfig.read(run_dir))
+        raise YprovError(f"`{run_dir}` is still going" if going else f"`{run_dir}` was not stitched yet",
+                         hint=f"yprov stitch {'--force ' if going else ''}{run_dir}")
 
 
 def still_going(run_dir: Path, config: RunConfig) -> bool:
@@ -203,11 +236,15 @@ class RunView:
 
 
 def view(run_dir: Path) -> RunView:
-    """What the archive says; `running` or `not stitched` where there is none yet. Raises YprovError when damaged."""
-    config = RunConfig.read(run_dir)
+    """What the archive says, or a zip file of it; `running` or `not stitched` where there is none yet. Raises
+    YprovError when damaged."""
+    from yprov.zipped import read_file  # no `yprov run` needs it
+
+    zipped = run_dir.is_file()
+    config = _config_of_zip(run_dir) if zipped else RunConfig.read(run_dir)
     path = run_dir / PROV_FILE
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_file(run_dir, PROV_FILE) if zipped else path.read_bytes())
         records = {kind: {i.removeprefix("run:"): r for i, r in document.get(kind, {}).items()}
                    for kind in ("activity", "entity")}
         run = plain(records["activity"]["run"])
@@ -219,6 +256,15 @@ def view(run_dir: Path) -> RunView:
     except (ValueError, KeyError, AttributeError, TypeError):
         raise YprovError(f"`{path}` is damaged", hint=f"yprov validate {run_dir}") from None
     return RunView(run_dir, config, str(run.get("state", "incomplete")), records, run)
+
+
+def _config_of_zip(path: Path) -> RunConfig:
+    from yprov.zipped import read_file
+
+    try:
+        return RunConfig.from_json(json.loads(read_file(path, RUN_FILE)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise YprovError(f"`{path}` holds no {RUN_FILE} of yprov", hint=f"yprov validate {path}") from None
 
 
 def plain(record: dict[str, Any]) -> dict[str, Any]:

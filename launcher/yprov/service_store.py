@@ -10,20 +10,25 @@ of a form with the file there -> {pid, hash}; `PATCH /documents/<pid>/related` {
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from email.message import Message
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from yprov.addresses import json_of
 from yprov.bodies import Json, Multipart
-from yprov.parcels import Parcel, Published, Request, text_of
+from yprov.parcels import Attempt, Parcel, Published, Request, text_of
 from yprov.web import Answer, Web
 from yprovd.errors import YprovError
 
-_PAGE = 50
+_PAGE, _PAGES = 50, 40
+#: What tells nothing of a list. 401 is no such answer: another token may do.
+_NO_LIST = frozenset(range(400, 600)) - {401}
 
 
 class StoreService:
@@ -33,43 +38,58 @@ class StoreService:
         self.web = web
 
     def login(self, user: str, password: str) -> str:
-        answer = self.web.call("POST", "/auth/login", body=Json({"email": user, "password": password}))
+        answer = self.web.call("POST", "/auth/login", body=Json({"email": user, "password": password}), signed=False)
         return text_of(answer, "access_token", self.web)
 
     def request(self, parcel: Parcel, parent: str | None) -> Request:
         body = _form(parcel)
         return Request("POST", f"{self.web.address}/documents", body.kind, body.size, _query(parcel, parent))
 
-    def publish(self, parcel: Parcel, known: Mapping[str, Any] | None, parent: str | None) -> Published:
-        if known is not None:
-            pid = str(known["pid"])
-            there = self._file(pid)
-            if there is None:
-                self.web.say(f"the service no longer has {self.web.clean(pid)}: this begins anew")
-            elif parent in (None, pid, known.get("parent")) and _same(there, parcel):
-                return Published(pid, self._url(pid), sent=False, version=known.get("version"),
-                                 parent=known.get("parent"))
-            else:
-                parent = parent or pid
-        since = self.web.seen_at - timedelta(seconds=1)  # it tells whole seconds
-        answer = self.web.call("POST", "/documents", query=_query(parcel, parent), body=_form(parcel),
-                               unless=lambda: self._arrived(parcel, parent, since))
-        pid = text_of(answer, "pid", self.web)
-        version = answer.json().get("version")
-        return Published(pid, self._url(pid), sent=True, version=version if isinstance(version, int) else None,
-                         parent=parent)
+    def standing(
+        self, parcel: Parcel, known: Mapping[str, Any] | None, parent: str | None
+    ) -> tuple[Published | None, str | None]:
+        if known is None:
+            return None, parent
+        pid = str(known["pid"])
+        there = self._file(pid)
+        if there is None:
+            self.web.say(f"the service no longer has {self.web.clean(pid)}: this begins anew")
+            return None, parent
+        if parent in (None, pid, known.get("parent")) and _same(there, parcel):
+            return Published(pid, self._url(pid), sent=False, version=known.get("version"),
+                             parent=known.get("parent")), None
+        return None, parent or pid
+
+    def arrived(self, parcel: Parcel, attempt: Attempt) -> Published | None:
+        record = self._record_of(parcel, attempt)
+        return self._published(record, attempt, sent=False) if record is not None else None
+
+    def send(self, parcel: Parcel, attempt: Attempt) -> Published:
+        """A second try would publish it twice: so it is looked for before."""
+        def arrived() -> Answer | None:
+            record = self._record_of(parcel, attempt)
+            return Answer(200, Message(), json.dumps(record).encode()) if record is not None else None
+
+        answer = self.web.call("POST", "/documents", query=_query(parcel, attempt.parent), body=_form(parcel),
+                               unless=arrived)
+        text_of(answer, "pid", self.web)
+        return self._published(answer.json(), attempt, sent=True)
 
     def upload(self, path: Path, name: str, sha256: str) -> str:
         """The pid of a file that was sent as an artifact."""
         given = self.web.call("POST", "/artifacts/upload/url", query={"filename": name})
         pid, url = text_of(given, "pid", self.web), text_of(given, "upload_url", self.web)
-        for secret in (url, url.partition("?")[0]):  # who has it may write there
-            self.web.keep_secret(secret)
+        self.web.keep_address(url)
         done = self.web.call("PUT", url, body=Multipart("document_file", name, "application/octet-stream", path,
                                                         secrets.token_hex(16)))
-        received = (done.json() or {}).get("hash")
+        answer = done.json() if done.body.strip() else {}
+        if not isinstance(answer, dict):
+            raise YprovError(f"`{self.web.clean(name)}` was sent, and the answer is none of yProvStore's: it may not "
+                             "have arrived", hint="push it again later; see --backend")
+        received = answer.get("hash")
         if received and str(received).lower() != sha256:
-            raise YprovError(f"`{name}` arrived with another SHA-256 than it has here", hint="push it again")
+            raise YprovError(f"`{self.web.clean(name)}` arrived with another SHA-256 than it has here",
+                             hint="push it again")
         return pid
 
     def relate(self, pid: str, others: list[str]) -> None:
@@ -79,36 +99,48 @@ class StoreService:
     def _url(self, pid: str) -> str:
         return f"{self.web.address}/documents/{quote(pid, safe='/')}"
 
-    def _file(self, pid: str) -> bytes | None:
-        """The document as the service has it; None where it has none."""
-        answer = self.web.call("GET", self._url(pid), accept=(404,))
+    def _published(self, record: Mapping[str, Any], attempt: Attempt, sent: bool) -> Published:
+        pid, version = str(record["pid"]), record.get("version")
+        return Published(pid, self._url(pid), sent=sent, version=version if isinstance(version, int) else None,
+                         parent=attempt.parent)
+
+    def _file(self, pid: str, *others: int) -> bytes | None:
+        """The document as the service has it; None where it has none, or answers with one of `others`."""
+        none = (404, *others)
+        answer = self.web.call("GET", self._url(pid), accept=none)
         record = answer.json()
         if answer.status == 200 and isinstance(record, dict) and record.get("pid") == pid and "version" in record:
-            answer = self.web.call("GET", f"{self._url(pid)}/download", accept=(404,))
-        return None if answer.status == 404 else answer.body
+            answer = self.web.call("GET", f"{self._url(pid)}/download", accept=none)
+        return None if answer.status in none else answer.body
 
-    def _arrived(self, parcel: Parcel, parent: str | None, since: datetime) -> Answer | None:
-        """The record of a document whose acknowledgement was lost: or a second try would publish it twice."""
-        listed = self.web.call("GET", "/documents", accept=range(400, 600), query={
-            "page": "0", "page_size": str(_PAGE), "created_after": since.isoformat()})
-        records = listed.json()
-        for record in records if listed.status == 200 and isinstance(records, list) else ():
-            if isinstance(record, dict) and isinstance(record.get("pid"), str) and (
-                    record.get("parent_document_pid") or None) == parent:
-                there = self._file(record["pid"])
-                if there is not None and _same(there, parcel):
-                    return Answer(200, listed.headers, json.dumps(record).encode())
+    def _record_of(self, parcel: Parcel, attempt: Attempt) -> dict[str, Any] | None:
+        """What the service has of an attempt. Where the document was another one then, its bytes tell it."""
+        for record in self._listed(attempt.since):
+            if (record.get("parent_document_pid") or None) == attempt.parent:
+                there = self._file(record["pid"], 403)
+                if there is not None and (hashlib.sha256(there).hexdigest() == attempt.sha256 or (
+                        attempt.sha256 == parcel.sha256 and _same(there, parcel))):
+                    return record
         return None
+
+    def _listed(self, since: datetime) -> Iterator[dict[str, Any]]:
+        """The records of what was published since then; none where the service does not tell."""
+        seen: set[str] = set()
+        for page in range(_PAGES):
+            answer = self.web.call("GET", "/documents", accept=_NO_LIST, query={
+                "page": str(page), "page_size": str(_PAGE), "created_after": since.isoformat()})
+            records = answer.json() if answer.status == 200 else None
+            new = [r for r in records if isinstance(r, dict) and isinstance(r.get("pid"), str)
+                   and r["pid"] and r["pid"] not in seen] if isinstance(records, list) else []
+            if not new:
+                return
+            seen.update(r["pid"] for r in new)
+            yield from new
 
 
 def _same(data: bytes, parcel: Parcel) -> bool:
     """The same bytes, or the same JSON: a service may write it anew."""
-    if data == parcel.data:
-        return True
-    try:
-        return bool(json.loads(data) == parcel.document)
-    except ValueError:
-        return False
+    return data == parcel.data or json_of(data) == parcel.document
 
 
 def _form(parcel: Parcel) -> Multipart:

@@ -2,7 +2,8 @@
 
 `GET /` says that it is active; `POST /api/v0/auth/login` {user, password} -> {result: token};
 `PUT /api/v0/documents/<id>`, whose `Content-Type` must be `application/json` to the letter; `GET` of the same ->
-{result: PROV-JSON as text}. Errors are {error: text}. What is to be known of it:
+{result: PROV-JSON as text}. Errors are {error: text}; what stands before a
+service answers 200 with a page. What is to be known of it:
 
 - The id is the name of a database: 3 to 63 letters, digits, dots and dashes, a letter first. Ours is made from the
   run's id alone, so that a run has one document there, whoever pushes it.
@@ -20,9 +21,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from yprov.addresses import json_of
 from yprov.bodies import Json
-from yprov.parcels import Parcel, Published, Request, text_of
+from yprov.parcels import Attempt, Parcel, Published, Request, text_of
 from yprov.web import Answer, Web
+from yprovd.errors import YprovError
 
 _ELEMENTS = ("entity", "activity", "agent")
 
@@ -34,24 +37,40 @@ class V0Service:
         self.web = web
 
     def login(self, user: str, password: str) -> str:
-        answer = self.web.call("POST", "/api/v0/auth/login", body=Json({"user": user, "password": password}))
+        answer = self.web.call("POST", "/api/v0/auth/login", body=Json({"user": user, "password": password}),
+                               signed=False)
         return text_of(answer, "result", self.web)
 
     def request(self, parcel: Parcel, parent: str | None) -> Request:
         body = Json(text_only(parcel.document))
         return Request("PUT", self._url(parcel), body.kind, body.size)
 
-    def publish(self, parcel: Parcel, known: Mapping[str, Any] | None, parent: str | None) -> Published:
-        pid, url = database_name(parcel.run_id), self._url(parcel)
-        there = self.web.call("GET", url, accept=(401, 403, 404, 500))
+    def standing(
+        self, parcel: Parcel, known: Mapping[str, Any] | None, parent: str | None
+    ) -> tuple[Published | None, str | None]:
+        url = self._url(parcel)
+        there = self.web.call("GET", url, accept=(403, 404, 500))
         theirs = _document_in(there) if there.status == 200 else None
         if theirs is not None:
             ours, held = _statements(parcel.document), _statements(theirs)
             if ours <= held:
-                return Published(pid, url, sent=False)
+                return Published(database_name(parcel.run_id), url, sent=False), None
             if gone := sum(1 for kind, *_ in held - ours if kind in _ELEMENTS):
                 self.web.say(f"the service keeps what a document no longer says: {gone} statements of the one before")
-        self.web.call("PUT", url, body=Json(text_only(parcel.document)))
+        return None, None
+
+    def arrived(self, parcel: Parcel, attempt: Attempt) -> Published | None:
+        return None  # what is put twice is there once
+
+    def send(self, parcel: Parcel, attempt: Attempt) -> Published:
+        pid, url = database_name(parcel.run_id), self._url(parcel)
+        answer = self.web.call("PUT", url, body=Json(text_only(parcel.document)))
+        value = answer.json()
+        if not isinstance(value, dict):
+            raise YprovError(f"{self.web.clean(url)} did not answer as the service v0 does: nothing is known to be "
+                             "published", hint="is it the kind of service that it is taken for? see --backend")
+        if value.get("error"):
+            raise self.web.refusal(answer, url)
         return Published(pid, url, sent=True)
 
     def _url(self, parcel: Parcel) -> str:
@@ -80,16 +99,14 @@ def text_only(document: Mapping[str, Any]) -> bytes:
         section: records if section == "prefix" else {
             name: {key: plain(value) for key, value in record.items()} for name, record in records.items()}
         for section, records in document.items()}
-    return json.dumps(out, ensure_ascii=False, sort_keys=True).encode()
+    return json.dumps(out, ensure_ascii=False, sort_keys=True).encode("utf-8", "replace")
 
 
 def _document_in(answer: Answer) -> dict[str, Any] | None:
     """The PROV-JSON in {result: text}."""
     value = answer.json()
-    try:
-        document = json.loads(value["result"])
-    except (TypeError, KeyError, ValueError):
-        return None
+    text = value.get("result") if isinstance(value, dict) else None
+    document = json_of(text) if isinstance(text, str) else None
     return document if isinstance(document, dict) else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from yprov.parcels import Parcel, Published, Request
+from yprov.parcels import Attempt, Parcel, Published, Request
 from yprov.service_store import StoreService
 from yprov.service_v0 import V0Service
 from yprov.web import Web
@@ -20,8 +20,20 @@ class Service(Protocol):
 
     def login(self, user: str, password: str) -> str: ...
     def request(self, parcel: Parcel, parent: str | None) -> Request: ...
-    def publish(self, parcel: Parcel, known: Mapping[str, Any] | None, parent: str | None) -> Published:
-        """`known`: {pid, version, parent, sha256} as the last push to this service left it. Raises YprovError."""
+
+    def standing(
+        self, parcel: Parcel, known: Mapping[str, Any] | None, parent: str | None
+    ) -> tuple[Published | None, str | None]:
+        """The document where the service has it as it is, else None and the parent that it is to have. `known`: {pid,
+        version, parent, sha256} as the last push to this service left it. Raises YprovError."""
+        ...
+
+    def arrived(self, parcel: Parcel, attempt: Attempt) -> Published | None:
+        """What came of an attempt of which no answer was heard. Raises YprovError."""
+        ...
+
+    def send(self, parcel: Parcel, attempt: Attempt) -> Published:
+        """Raises YprovError."""
         ...
 
 

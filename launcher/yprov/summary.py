@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from yprov.identifying import stated_in, urn_of
 from yprov.runs import RunView, plain
+from yprovd.errors import YprovError
+
+T = TypeVar("T")
 
 _MOST_METRICS = 8
 _MOST_VALUES = 8
@@ -20,6 +24,19 @@ _MOST_REASONS = 3
 _UNDER_WAY = ("CONFIGURING", "RUNNING", "COMPLETING")
 
 
+def _or_damaged(tell: Callable[[RunView], T]) -> Callable[[RunView], T]:
+    """Whatever somebody has put into a document in the place of a number or a record, no traceback comes of it."""
+    @functools.wraps(tell)
+    def told(view: RunView) -> T:
+        try:
+            return tell(view)
+        except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as e:
+            raise YprovError(f"the archive in `{view.directory}` is damaged ({e})",
+                             hint=f"yprov validate {view.directory}") from None
+    return told
+
+
+@_or_damaged
 def facts(view: RunView) -> dict[str, Any]:
     """What `yprov show --json` prints: state, duration, energy and why it is absent, peak memory, contexts with their
     epochs' number, last value of each metric, parameters, results, steps, the scheduler's job, nodes, those of them
@@ -88,6 +105,7 @@ def facts(view: RunView) -> dict[str, Any]:
     }
 
 
+@_or_damaged
 def lines(view: RunView) -> list[str]:
     """The same for a person: a headline and one line per subject."""
     f = facts(view)
@@ -96,67 +114,67 @@ def lines(view: RunView) -> list[str]:
     if not view.run:
         return [*out, f"  run      {f['directory']}"]
 
-    def row(name: str, text: str) -> None:
+    def say(name: str, text: str) -> None:
         if text:
-            out.append(f"  {name:<8} {text}")
+            out.append(f"  {name:<8} {_on_one_line(text)}")
 
     kinds = str(f["devices"] or "").splitlines()
     devices = ", ".join(kinds[:_MOST_DEVICES] + ([f"{len(kinds) - _MOST_DEVICES} more kinds of devices"]
                                                  if len(kinds) > _MOST_DEVICES else []))
-    row("command", _shortened(shlex.join(f["command"])))
-    row("job", _job(f))
-    row("node", ", ".join(filter(None, [_count(f["nodes"], "node"), str(f["hosts"] or ""), devices])))
+    say("command", _shortened(shlex.join(f["command"])))
+    say("job", _job(f))
+    say("node", ", ".join(filter(None, [_count(f["nodes"], "node"), str(f["hosts"] or ""), devices])))
     reasons = f["dark"]["reasons"]
-    row("dark", "; ".join(reasons[:_MOST_REASONS]
+    say("dark", "; ".join(reasons[:_MOST_REASONS]
                           + ([f"and {len(reasons) - _MOST_REASONS} more"] if len(reasons) > _MOST_REASONS else [])))
     faults = f["device_errors"]
-    row("errors", "; ".join(faults[:_MOST_REASONS]
+    say("errors", "; ".join(faults[:_MOST_REASONS]
                             + ([f"and {len(faults) - _MOST_REASONS} more"] if len(faults) > _MOST_REASONS else [])))
-    row("energy", _energy(f))
-    row("carbon", str(f["co2e_text"] or ""))
-    row("gpu", _gpu_text(f))
+    say("energy", _energy(f))
+    say("carbon", str(f["co2e_text"] or ""))
+    say("gpu", _gpu_text(f))
     for note in f["energy_notes"][:_MOST_REASONS]:
-        row("meter", note)
+        say("meter", note)
     if f["cpu_s"] is not None:
-        row("cpu", f"{f['cpu_s']:.1f} CPU seconds")
+        say("cpu", f"{f['cpu_s']:.1f} CPU seconds")
     if f["peak_memory_bytes"] is not None:
-        row("memory", f"{size(f['peak_memory_bytes'])} peak")
-    row("params", _values(f["params"]))
-    row("results", _values(f["results"]))
+        say("memory", f"{size(f['peak_memory_bytes'])} peak")
+    say("params", _values(f["params"]))
+    say("results", _values(f["results"]))
     steps = f["steps"]
     for step in steps[:_MOST_STEPS]:
-        row("step", ", ".join(filter(None, [
+        say("step", ", ".join(filter(None, [
             str(step["label"]).removeprefix("step "), _count(step["ranks"], "rank"), duration(step["duration_s"]),
             energy(step["energy_j"]) if step["energy_j"] is not None else ""])))
     if len(steps) > _MOST_STEPS:
-        row("step", f"and {len(steps) - _MOST_STEPS} more: yprov show --json")
+        say("step", f"and {len(steps) - _MOST_STEPS} more: yprov show --json")
     for name, c in f["contexts"].items():
         parts = [duration(c["duration_s"]), _count(c["epochs"], "epoch") if c["epochs"] else "",
                  energy(c["energy_j"]) if c["energy_j"] is not None else "",
                  f"{energy(c['gpu_energy_j'])} of GPUs" if c["gpu_energy_j"] is not None else ""]
-        row("context", f"{name}: " + ", ".join([*filter(None, parts), *_metrics(f, name)]))
+        say("context", f"{name}: " + ", ".join([*filter(None, parts), *_metrics(f, name)]))
     for name in f["metrics"]:
         if name not in f["contexts"]:
-            row("metrics", ", ".join(_metrics(f, name)))
-    row("files", ", ".join(_count(len(names), role) for role, names in f["files"].items() if names))
+            say("metrics", ", ".join(_metrics(f, name)))
+    say("files", ", ".join(_count(len(names), role) for role, names in f["files"].items() if names))
     missing = f["missing_files"]
-    row("missing", "; ".join([*map(_shortened, missing["files"][:_MOST_REASONS]),
+    say("missing", "; ".join([*map(_shortened, missing["files"][:_MOST_REASONS]),
                               *([f"and {missing['count'] - _MOST_REASONS} more"]
                                 if missing["count"] > _MOST_REASONS else [])]))
     if n := f["changed_files"]["count"]:
-        row("changed", f"{_count(n, 'file')} {'was' if n == 1 else 'were'} changed after being logged, and before the "
+        say("changed", f"{_count(n, 'file')} {'was' if n == 1 else 'were'} changed after being logged, and before the "
                        "checksum was taken")
     lost = f["lost"]
     if any(lost.values()):
-        row("lost", ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in lost.items() if n))
+        say("lost", ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in lost.items() if n))
     if n := f["without_goodbye"]:
         whose = "process ended without a goodbye: its" if n == 1 else "processes ended without a goodbye: their"
-        row("silent", f"{n} {whose} last words may be missing")
+        say("silent", f"{n} {whose} last words may be missing")
     if f["rejected"]["calls"]:
         first = _shortened(f"the first: {f['rejected']['reason']}") if f["rejected"]["reason"] else ""
-        row("rejected", ", ".join(filter(None, [f"{_count(f['rejected']['calls'], 'call')} of yprov", first])))
-    row("id", stated_in(view.directory) or "")
-    row("run", f["directory"])
+        say("rejected", ", ".join(filter(None, [f"{_count(f['rejected']['calls'], 'call')} of yprov", first])))
+    say("id", stated_in(view.directory) or "")
+    say("run", f["directory"])
     return out
 
 
@@ -173,9 +191,14 @@ def _values(values: dict[str, Any]) -> str:
     return ", ".join(shown + ([f"and {more} more"] if more > 0 else []))
 
 
+def _on_one_line(text: str) -> str:
+    """Without what would speak to the terminal: a name may be anything. A surrogate stands for a byte of a path."""
+    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else " " for c in text)
+
+
 def _shortened(text: str, most: int = 100) -> str:
-    """On one line, without what would speak to the terminal, and not too long for it."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    """On one line, and not too long for it."""
+    line = " ".join(_on_one_line(text).split())
     return line if len(line) <= most else f"{line[:most - 3]}..."
 
 
@@ -213,15 +236,19 @@ def _gpu_text(f: dict[str, Any]) -> str:
     ]))
 
 
-def table(views: Sequence[RunView]) -> list[str]:
-    """`yprov ls`: one line per run."""
-    rows = [("RUN", "STATE", "DURATION", "NODES", "ENERGY", "LAST METRICS")]
-    for view in views:
-        f = facts(view)
-        metrics = [f"{m} {v:.4g}" for ms in f["metrics"].values() for m, v in ms.items() if isinstance(v, (int, float))]
-        nodes = str(f["nodes"] or "-") + (f" ({f['dark']['nodes']} dark)" if f["dark"]["nodes"] else "")
-        rows.append((view.directory.name, view.state, duration(f["duration_s"]), nodes,
-                     energy(f["energy_j"]) if f["energy_j"] is not None else "-", ", ".join(metrics[:3])))
+@_or_damaged
+def row(view: RunView) -> tuple[str, ...]:
+    """A run's line of `yprov ls`."""
+    f = facts(view)
+    metrics = [f"{m} {v:.4g}" for ms in f["metrics"].values() for m, v in ms.items() if isinstance(v, (int, float))]
+    nodes = str(f["nodes"] or "-") + (f" ({f['dark']['nodes']} dark)" if f["dark"]["nodes"] else "")
+    return (view.directory.name, view.state, duration(f["duration_s"]), nodes,
+            energy(f["energy_j"]) if f["energy_j"] is not None else "-", _on_one_line(", ".join(metrics[:3])))
+
+
+def table(runs: Sequence[tuple[str, ...]]) -> list[str]:
+    """`yprov ls`: one line per run, of what `row` gave."""
+    rows = [("RUN", "STATE", "DURATION", "NODES", "ENERGY", "LAST METRICS"), *runs]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     return ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[5]]).rstrip()
             for row in rows]

@@ -3,7 +3,7 @@
 - Tried again, at most `ATTEMPTS` times in all: no connection, a lost one, no answer in time, 429 and 5xx. The pause
   doubles from one second, or is what `Retry-After` says, up to a bound.
 - The token stands in the header `Authorization` of requests to the service itself (scheme, host and port), and
-  nowhere else: not in an address, a message, an exception or a file. A redirect to any other place is not followed.
+  nowhere else: not in an address, a message, an exception or a file. A redirect to another place is not followed.
 - What a service says is shown as one short line without control characters and without our secrets.
 - Proxies are those of the environment (`https_proxy`, `no_proxy`), certificates those of the system (`SSL_CERT_FILE`).
 """
@@ -14,8 +14,6 @@ import contextlib
 import http.client
 import json
 import re
-import socket
-import ssl
 import time
 import urllib.error
 import urllib.request
@@ -25,10 +23,11 @@ from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
 
-from yprov.addresses import clean, is_local, is_web, origin
+from yprov.addresses import ascii_of, clean, is_local, is_web, json_of, origin
 from yprov.bodies import Body
+from yprov.connections import Endless, Passing, failure_of, opener
 from yprovd import __version__
 from yprovd.errors import YprovError
 
@@ -37,6 +36,7 @@ REDIRECTS = 5
 LONGEST_PAUSE_S = 120.0
 _BLOCK = 1 << 16
 _LARGEST_ANSWER = 256 << 20
+_ASCII = "".join(map(chr, range(128)))
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -48,10 +48,7 @@ class Answer:
 
     def json(self) -> Any:
         """None where it is no JSON."""
-        try:
-            return json.loads(self.body)
-        except ValueError:
-            return None
+        return json_of(self.body)
 
 
 class Refused(YprovError):
@@ -61,13 +58,10 @@ class Refused(YprovError):
         super().__init__(message, hint=hint)
         self.code = code
 
-
-class _Passing(Exception):
-    """May go well the next time. `answer`: what was answered, if anything was."""
-
-    def __init__(self, why: str, answer: Answer | None = None) -> None:
-        super().__init__(why)
-        self.answer = answer
+    @property
+    def for_good(self) -> bool:
+        """Whether this request will never be taken, and nothing came of it."""
+        return 400 <= self.code < 500 and self.code != 401 and self.code not in _PASSING
 
 
 class Web:
@@ -80,14 +74,11 @@ class Web:
     ) -> None:
         self.address = address
         self.say = say
-        self.seen_at = datetime.fromtimestamp(now_s(), UTC)  # by the service's clock, once it has answered
+        self._seen_at: datetime | None = None
         self._timeout_s, self._sleep, self._now_s = timeout_s, sleep, now_s
         self._token = ""
         self._secrets: list[str] = []
-        self._opener = urllib.request.OpenerDirector()  # without the ones for files and other schemes
-        for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
-                        urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor):
-            self._opener.add_handler(handler())
+        self._opener = opener()
         self._warned: set[str] = set()
         self._warn(address)
 
@@ -105,6 +96,17 @@ class Web:
         self._secrets.append(text)
         self._secrets.sort(key=len, reverse=True)
 
+    def keep_address(self, url: str) -> None:
+        """Of one that bears its own permission: who has it may write there."""
+        for secret in (url, url.partition("?")[0]):
+            self.keep_secret(secret)
+
+    def moment(self) -> datetime:
+        """When the service answered last, by its own clock: it is asked where it never has."""
+        if self._seen_at is None:
+            self.call("GET", "/", accept=range(300, 600), signed=False)
+        return self._seen_at or datetime.fromtimestamp(self._now_s(), UTC)
+
     def clean(self, text: str) -> str:
         return clean(text, self._secrets)
 
@@ -113,26 +115,34 @@ class Web:
         accept: Iterable[int] = (), signed: bool = True, unless: Callable[[], Answer | None] | None = None,
     ) -> Answer:
         """The answer to a request, where it is a success or one of `accept`. `path`: below the service's address, or a
-        whole address. `unless` is asked before a request is sent again, and what it returns is the answer. Raises
-        Refused for any other answer, YprovError when there is none."""
+        whole address. `unless` is asked before a request is sent again or given up, and what it returns is the
+        answer. Raises Refused for any other answer, YprovError when there is none."""
         url = path if "://" in path else self.address + path
         if not is_web(url):
             raise YprovError(f"{self.address} names an address that is none", hint="is it a service of yProv?")
+        url = ascii_of(url)
         self._warn(url)
         if query:
-            url += "?" + urlencode(query)
+            url += "?" + urlencode(query, errors="replace")
+        late = False
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 answer = self._once(method, url, body, frozenset(accept), signed)
-            except _Passing as e:
-                pause = self._pause(e.answer, attempt)
+            except Passing as e:
+                late |= e.late
+                pause = self._pause(e.come_back, attempt)
                 if attempt == ATTEMPTS or pause > LONGEST_PAUSE_S:
-                    raise self._given_up(url, e, attempt, pause) from None
+                    with contextlib.suppress(YprovError):
+                        if unless is not None and (found := unless()) is not None:
+                            return found
+                    raise self._given_up(url, e, attempt, pause, unless is not None, late) from None
                 self.say(f"{method} {self._shown(url)}: {e}; again in {pause:g} s ({attempt + 1} of {ATTEMPTS})")
                 self._sleep(pause)
                 if unless is not None and (found := unless()) is not None:
                     return found
             else:
+                if late and unless is not None:
+                    self.say("warning: it may be there more than once: the service worked for longer than --timeout")
                 return answer
         raise AssertionError("the last attempt returns or raises")
 
@@ -166,20 +176,25 @@ class Web:
             if answer.status in (301, 302, 303, 307, 308):
                 url = self._redirected(method, url, answer)
             elif answer.status in _PASSING or answer.status > 505:
-                raise _Passing(f"{answer.status} {self.clean(_said(answer))}".strip(), answer)
+                raise Passing(f"{answer.status} {self.clean(_said(answer))}".strip(), answer.status,
+                              answer.headers.get("Retry-After", ""), late=answer.status == 504)
             else:
                 raise self.refusal(answer, url)
         raise YprovError(f"{self._shown(url)} leads round in circles")
 
     def _redirected(self, method: str, url: str, answer: Answer) -> str:
         try:
-            target = urljoin(url, answer.headers.get("Location", ""))
+            # a header comes to us as Latin-1, whatever it was
+            target = urljoin(url, quote(answer.headers.get("Location", "").encode("latin-1", "replace"), safe=_ASCII))
         except ValueError:
             target = ""
+        ours = self.same_place(url)
+        if not ours:
+            self.keep_address(target)
         shown = self._shown(target) or "one without an address"
-        if not is_web(target) or not self.same_place(target):
+        if not is_web(target) or origin(target) != origin(url):
             raise YprovError(f"the service sends us to another place, {shown}; nothing was sent there",
-                             hint=f"if that is the service: --to {shown}" if is_web(target) else "")
+                             hint=f"if that is the service: --to {shown}" if ours and is_web(target) else "")
         if method not in ("GET", "HEAD") and answer.status not in (307, 308):
             raise YprovError(f"the service has moved to {shown}", hint="give --to the new address")
         return target
@@ -201,59 +216,46 @@ class Web:
             with response:
                 answer = Answer(int(response.status), response.headers, self._read(response))
         except (OSError, http.client.HTTPException) as e:
-            raise self._failure(url, e) from None
+            raise failure_of(e, url, request.host, self._timeout_s, self.clean) from None
         with contextlib.suppress(TypeError, ValueError):
-            self.seen_at = parsedate_to_datetime(answer.headers["Date"])
+            at = parsedate_to_datetime(answer.headers["Date"])
+            self._seen_at = at.replace(tzinfo=at.tzinfo or UTC)
         return answer
 
     def _read(self, response: Any) -> bytes:
-        deadline = time.monotonic() + 10 * self._timeout_s  # one that drips for ever is none
         out = bytearray()
         while block := response.read1(_BLOCK) if hasattr(response, "read1") else response.read(_BLOCK):
             out += block
-            if len(out) > _LARGEST_ANSWER or time.monotonic() > deadline:
-                raise TimeoutError("the answer does not end")
+            if len(out) > _LARGEST_ANSWER:
+                raise Endless("the answer does not end")
         left = getattr(response, "length", None)
         if left:
             raise http.client.IncompleteRead(bytes(out), left)
         return bytes(out)
 
-    def _failure(self, url: str, error: Exception) -> Exception:
-        """A failure that may pass, or one that will not."""
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        host = urlsplit(url).netloc
-        if isinstance(reason, ssl.SSLCertVerificationError):
-            return YprovError(f"the certificate of {host} is not trusted: {self.clean(str(reason.verify_message))}",
-                              hint="SSL_CERT_FILE=/path/to/ca.pem yprov push ...   where its authority is private")
-        if isinstance(reason, ssl.SSLError) and not isinstance(reason, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-            return YprovError(f"no secure connection to {host}: {self.clean(str(reason.reason or reason))}",
-                              hint="does it speak https there, and at this port?")
-        if isinstance(reason, socket.gaierror) and reason.errno != socket.EAI_AGAIN:
-            return YprovError(f"there is no host `{urlsplit(url).hostname}`", hint="see --to")
-        if isinstance(reason, TimeoutError):
-            return _Passing(f"no answer within {self._timeout_s:g} s")
-        if isinstance(reason, http.client.HTTPException):
-            return _Passing("the answer is torn")
-        text = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
-        return _Passing(self.clean(text) or type(reason).__name__)
-
-    def _pause(self, answer: Answer | None, attempt: int) -> float:
-        said = answer.headers.get("Retry-After", "").strip() if answer is not None else ""
+    def _pause(self, come_back: str, attempt: int) -> float:
+        said = come_back.strip()
         if said.isdecimal():
             return float(said)
         with contextlib.suppress(TypeError, ValueError):
             return max(0.0, parsedate_to_datetime(said).timestamp() - self._now_s())
         return float(2 ** (attempt - 1))
 
-    def _given_up(self, url: str, last: _Passing, attempt: int, pause: float) -> YprovError:
+    def _given_up(
+        self, url: str, last: Passing, attempt: int, pause: float, looked_for: bool, late: bool
+    ) -> YprovError:
         where = self._shown(url)
+        hint = "try again later"
+        if looked_for:
+            hint += "; the next push looks first whether this one arrived"
+        if looked_for and late:
+            hint += ". A service that worked on after each try may have published it more than once"
         if pause > LONGEST_PAUSE_S:
-            return YprovError(f"{where}: {last}; it asks to come back in {pause:.0f} s", hint="try again later")
-        hint = "try again later; what is there already is not sent twice"
-        if "within" in str(last):
+            return YprovError(f"{where}: {last}; it asks to come back in {pause:.0f} s", hint=hint)
+        if last.late and not last.status:
             hint += "; --timeout gives it more time"
-        if last.answer is not None:
-            return Refused(last.answer.status, f"{where}: {last}; tried {attempt} times", hint=hint)
+        if last.status:
+            return Refused(last.status, f"{where}: {last}; tried {attempt} times", hint=hint)
         return YprovError(f"no connection to {where}: {last}; tried {attempt} times", hint=hint)
 
     def _shown(self, url: str) -> str:
@@ -271,4 +273,4 @@ def _said(answer: Answer) -> str:
             if value.get(key):
                 return value[key] if isinstance(value[key], str) else json.dumps(value[key], ensure_ascii=False)
     kind = answer.headers.get_content_type()
-    return "" if kind == "text/html" else answer.body[:1000].decode("utf-8", "replace")
+    return "" if kind == "text/html" else answer.body.decode("utf-8", "replace")

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from yprov import allocation
 from yprov import command as commands
 from yprov.archiving import see_to_archive
 from yprov.capture import Capture, about_run
+from yprov.channels import LOG_LIMIT, Channel, leave_pump, open_channels, resize
 from yprov.placement import find as find_placement
 from yprov.program import given_environment, state_of
 from yprov.records import LauncherSpool
@@ -57,6 +58,7 @@ class Wrapper:
         self.by_srun = False     # its exit status may be 128 + N for tasks that a signal ended
         self.asking: threading.Thread | None = None
         self.status = 0
+        self.unwritten = ""      # why stdout could not be written on
         self.ended_ns = 0
         # `wake` rouses the loop: a child ended, or the user wants out.
         self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -126,7 +128,7 @@ class Wrapper:
             say(f"stopped; the archive is being made in {show_path(self.run_dir)}\n"
                 f"next: yprov stitch {show_path(self.run_dir)}")
             return self.status
-        capture.finish()
+        capture.finish(meanwhile=self._still_looking())
         if self.asking is not None:
             self._wait_for(self.asking, ASK_S)
             if self.asking.is_alive():
@@ -151,6 +153,20 @@ class Wrapper:
         self.spool.write(Kind.RUN, {"config": self.config.to_json(), "daemons": roll.about})
         for text, hint in roll.troubles:
             self._trouble(text, hint=hint)
+
+    def _still_looking(self) -> Callable[[], bool]:
+        """While the code is being looked at and the command has ended already; Ctrl-C leaves it out."""
+        told = time.monotonic() + 2.0
+
+        def meanwhile() -> bool:
+            nonlocal told
+            self.daemons.say_hello()
+            if time.monotonic() > told:
+                told = float("inf")
+                say("looking at the code and its packages (some seconds; Ctrl-C leaves out what is missing)")
+            return not self.signals.interrupted
+
+        return meanwhile
 
     def _in_allocation(self) -> None:
         job = self.config.job
@@ -215,7 +231,7 @@ class Wrapper:
                    "YPROV_ENDPOINT": os.path.join(self.config.runtime_dir, "node.sock")}
         channels = []
         try:
-            channels = commands.open_channels(self.run_dir / "logs")
+            channels = open_channels(self.run_dir / "logs")
         except OSError as e:  # no more files: its output goes its own way
             self._trouble(f"the command's output is not kept: {e.strerror}")
         try:
@@ -227,34 +243,35 @@ class Wrapper:
         self.spool.write(Kind.RUN, {"started_ns": time.time_ns()})  # until now it was our start
         if self.killed:
             self._kill_job()
-        self.signals.on_resize = lambda: commands.resize(c for c, _ in channels)
+        self.signals.on_resize = lambda: resize(c for c, _ in channels)
         left = self._pass_through([c for c, _ in channels], self.child.pid)
         if left and not self.killed:
-            commands.leave_pump(left)
-        for channel, _fds in channels:
+            leave_pump(left)
+        for channel, fds in channels:
             if channel.error:
-                self._trouble(f"the command's output could not be written on: {channel.error}")
+                self._trouble(f"{channel.lost} bytes of the command's output could not be written on: {channel.error}",
+                              hint=f"see {self.run_dir / 'logs'}")
+                self.unwritten = channel.error if 1 in fds else self.unwritten
             if channel.log_lost:
                 self._trouble(f"{channel.log_lost} bytes of the command's output are not in logs/",
-                              hint=f"{commands.LOG_LIMIT >> 20} MiB of each stream are kept, where the disk has room")
+                              hint=f"{LOG_LIMIT >> 20} MiB of each stream are kept, where the disk has room")
             channel.close()
 
-    def _pass_through(self, channels: list[commands.Channel], pid: int) -> list[commands.Channel]:
+    def _pass_through(self, channels: list[Channel], pid: int) -> list[Channel]:
         """Until the command has ended: its output on, the daemons looked after. Returns the channels that a process
         which outlives it still holds."""
         open_ones = list(channels)
         with selectors.DefaultSelector() as waiting:
             waiting.register(self._wake_out, selectors.EVENT_READ)
             for channel in channels:
-                waiting.register(channel.source, selectors.EVENT_READ, channel)
+                channel.watch(waiting)
             while not commands.has_ended(pid):
                 for key, _ in waiting.select(1.0):
                     if key.data is None:
                         with contextlib.suppress(BlockingIOError):
                             os.read(self._wake_out, 4096)
-                    elif not key.data.pump():
-                        waiting.unregister(key.fd)
-                        os.close(key.fd)  # so that the command, too, learns that nobody reads
+                    elif key.data in open_ones and not key.data.goes_on(key.fd):
+                        key.data.hang_up(waiting)
                         open_ones.remove(key.data)
                 for sentence in self.daemons.look_after():
                     self._trouble(sentence, hint=f"see {self.run_dir / 'logs'}")
@@ -273,6 +290,9 @@ class Wrapper:
             self.status = 130
         asked = self.killed or self.signals.interrupted or set(self.signals.forwarded) & set(commands.TO_END)
         state, reason = state_of(exit_code, self.signal, asked, of_tasks=self.by_srun)
+        if self.unwritten and self.status == 0:  # most programs would have noticed it themselves
+            self.status, state = 1, "failed"
+            reason += f", but its output could not be written: {self.unwritten}"
         self._record(Kind.END, {"state": state, "reason": reason, "exit_code": exit_code, "signal": self.signal,
                                 "ended_ns": self.ended_ns or time.time_ns()})
 

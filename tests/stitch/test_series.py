@@ -70,6 +70,7 @@ def test_every_group_opens_with_xarray(run: RunSpool) -> None:
     assert {g.strip("/") for g in tree.groups} == groups | {"", "metrics"}
     for group in groups:
         assert opened(path, group).sizes
+    assert set(json.loads(tree.attrs.pop("sparse")).values()) == {0}
     assert dict(tree.attrs) == {"Conventions": "CF-1.11", "title": "réseau", "format": "yprov-series", "version": 1}
     host = opened(path, "host")
     assert host.cpu_utilization.dims == ("node", "time")
@@ -673,7 +674,7 @@ def test_a_store_written_in_several_batches_keeps_the_attributes_of_its_groups(
         store.array(f"g/a{i}", np.arange(5, dtype=np.int32), ("row",), units="W")
     store.close()
     group = zarr.open_group(tmp_path / "s", mode="r")
-    assert dict(group.attrs) == {"format": "x"}
+    assert dict(group.attrs) == {"format": "x", "sparse": "{}"}
     assert dict(group["g"].attrs) == {"interval_seconds": 2.0}
     assert [group[f"g/a{i}"][:].tolist() for i in range(3)] == [[0, 1, 2, 3, 4]] * 3
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from yprovd.errors import SensorUnavailable
@@ -82,16 +82,26 @@ SLOW_TO_OPEN = frozenset(("nvidia", "amd", "cray", "hwmon"))
 def open_all(
     where: Surroundings, disabled: Sequence[str] = (), table: Mapping[str, str] = SENSORS,
     patience_s: float | None = None, slow: Collection[str] = SLOW_TO_OPEN,
+    late: Callable[[Sensor], None] | None = None,
 ) -> tuple[list[Sensor], list[Absence]]:
     """Open every sensor of the table. What cannot be opened, for whatever reason, is an absence and not a failure:
     a vendor's binding may raise anything at import (amdsmi raises KeyError without ROCm).
 
     With `patience_s`, those that may be slow are opened in threads, beside each other; one that has not come back by
-    then is an absence, and its thread is left to it. Blocks for that long at most, and for the others."""
+    then is an absence, and its thread is left to it: when it does come back, it calls `late` with the sensor. Blocks
+    for that long at most, and for the others."""
     found: dict[str, Sensor | Absence] = {}
+    lock = threading.Lock()
+    over = False
 
     def attempt(name: str) -> None:
-        found[name] = _open(name, table[name], where)
+        opened = _open(name, table[name], where)
+        with lock:
+            if not over:
+                found[name] = opened
+                return
+        if late is not None and not isinstance(opened, Absence):
+            late(opened)
 
     opening = {name: threading.Thread(target=attempt, args=(name,), name=f"yprov-open-{name}", daemon=True)
                for name in table if patience_s is not None and name in slow and name not in disabled}
@@ -105,8 +115,10 @@ def open_all(
             attempt(name)
     for thread in opening.values():
         thread.join(max(0.0, deadline - time.monotonic()))
-    late = f"it could not be opened within {patience_s:g} s: a library or firmware does not answer" if opening else ""
-    results = [found.get(name, Absence(name, late, "yprov doctor")) for name in table]
+    with lock:
+        over = True
+    reason = f"it could not be opened within {patience_s:g} s: a library or firmware does not answer" if opening else ""
+    results = [found.get(name, Absence(name, reason, "yprov doctor")) for name in table]
     return [r for r in results if not isinstance(r, Absence)], [r for r in results if isinstance(r, Absence)]
 
 

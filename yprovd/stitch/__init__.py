@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from yprovd.spool import spool_files
 
 CRATE_FILE = "ro-crate-metadata.json"
 SERIES_DIR = "series.zarr"
+#: The same, packed: what `yprov export --to zip` makes of it.
+PACKED_SERIES = f"{SERIES_DIR}.zip"
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,14 @@ class Stitched:
 
 
 def stitch(
-    run_dir: Path, *, keep_spool: bool | None = None, progress: Callable[[str], None] = lambda stage: None
+    run_dir: Path, *, keep_spool: bool | None = None, progress: Callable[[str], None] = lambda stage: None,
+    known: Iterable[str] = (),
 ) -> Stitched:
     """Make the archive of one run. Blocks while another stitch of the same run is at work.
 
-    `keep_spool`: None does what the run was asked for. Raises YprovError when the folder is not a run, there is
-    nothing to stitch, the disk is full, or the archive does not pass its own check (the spool is then kept).
+    `keep_spool`: None does what the run was asked for. `known`: secrets of the run's own environment, where that is
+    ours. Raises YprovError when the folder is not a run, there is nothing to stitch, the disk is full, or the archive
+    that was made does not pass its own check (the spool is then kept: a later yprov may make a better one of it).
     """
     if keep_spool is None:
         keep_spool = _keeps_spool(run_dir)
@@ -56,7 +62,7 @@ def stitch(
             raise YprovError(f"there is nothing to stitch in `{run_dir}`: `{SPOOL_DIR}/` holds no spool",
                              hint="was the run ever started? see its logs/")
         try:
-            done = _make(run_dir, files, progress)
+            done = _make(run_dir, files, progress, known)
             if not keep_spool:
                 progress("checking the archive")
                 _let_spool_go(run_dir)
@@ -79,21 +85,27 @@ def _keeps_spool(run_dir: Path) -> bool:
 def _let_spool_go(run_dir: Path) -> None:
     from yprovd.stitch.validate import validate_run
 
-    if problems := validate_run(run_dir):
-        raise YprovError(f"the archive does not pass its own check: {problems[0]}; the spool is kept",
+    if problems := validate_run(run_dir, others=False):
+        raise YprovError(f"the archive is made, and does not pass its own check: {problems[0]}; the spool is kept",
                          hint=f"yprov validate {run_dir}")
     _reach_disk(run_dir)
-    shutil.rmtree(run_dir / SPOOL_DIR, ignore_errors=True)
+    # Files go one by one: a stitch that is killed among them must not find the rest and take it for the whole spool.
+    going = run_dir / f".{SPOOL_DIR}.{os.getpid()}.tmp"
+    os.rename(run_dir / SPOOL_DIR, going)
+    _fsync(run_dir)
+    shutil.rmtree(going, ignore_errors=True)  # what cannot be removed now is swept by the next stitch
 
 
 def _reach_disk(run_dir: Path) -> None:
-    """Only what is on disk replaces the spool. Raises OSError. Many at a time: the file system writes its journal for
-    all of them at once (30 ms for the 200 files of a small archive, where one after the other takes 700)."""
+    """Only what is on disk replaces the spool, also the names. Raises OSError. Many at a time: the file system writes
+    its journal for all of them at once (30 ms for the 200 files of a small archive, where one after the other takes
+    700)."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(_fsync, [Path(folder, name) for folder, _dirs, names in os.walk(run_dir / SERIES_DIR)
                                for name in (*names, ".")]))
+    _fsync(run_dir)
 
 
 def _fsync(path: Path) -> None:
@@ -104,7 +116,7 @@ def _fsync(path: Path) -> None:
         os.close(fd)
 
 
-def _make(run_dir: Path, files: list[Path], progress: Callable[[str], None]) -> Stitched:
+def _make(run_dir: Path, files: list[Path], progress: Callable[[str], None], known: Iterable[str]) -> Stitched:
     from yprovd.stitch.attribution import attribute
     from yprovd.stitch.crate import build_crate
     from yprovd.stitch.provenance import build_document
@@ -128,24 +140,28 @@ def _make(run_dir: Path, files: list[Path], progress: Callable[[str], None]) -> 
         shutil.rmtree(partial, ignore_errors=True)
     progress("writing prov.json")
     write_whole(run_dir / PROV_FILE, build_document(record, attribution, series))
-    mask_logs(run_dir, record.run.get("masked_logs"))
+    mask_logs(run_dir, record.run.get("masked_logs"), known)
     progress("writing the crate")
     write_whole(run_dir / CRATE_FILE, build_crate(run_dir, record, attribution))
     state, reason = final_state(record)
     return Stitched(run_dir, True, state, reason, record.damaged_bytes - record.torn_bytes, record.lost_frames)
 
 
-def mask_logs(run_dir: Path, done: object) -> None:
-    """Take secrets out of the command's output, where the launcher has not: `{name: bytes}` were done. What is still
-    appended stays where it is (`Masker.overwrite`). Where `logs` is a link its files are not the run's."""
-    from yprovd.secrets import Masker, known_values
+def mask_logs(run_dir: Path, done: object, known: Iterable[str] = ()) -> None:
+    """Take secrets out of the command's output, where the launcher has not: `{name: bytes}` were done. They are told by
+    their shape, and by being one of `known`, of the run's own environment: what the one of a later stitch calls a
+    secret is none of the run's. What is still appended stays where it is (`Masker.overwrite`). Where `logs` is a link
+    its files are not the run's."""
+    from yprovd.secrets import Masker
 
-    known = done if isinstance(done, dict) else {}
-    masker = Masker(known_values(os.environ))
+    looked_to = done if isinstance(done, dict) else {}
+    masker = Masker(known)
     logs = run_dir / "logs"
     for path in [] if logs.is_symlink() else sorted(logs.glob("*.log")):
         with contextlib.suppress(OSError, TypeError, ValueError, OverflowError):
-            masker.overwrite(path, int(known.get(path.name, 0)))
+            upto = int(looked_to.get(path.name, 0))
+            if upto != path.lstat().st_size:
+                masker.overwrite(path, upto)
 
 
 def _replace_folder(new: Path, final: Path) -> None:
@@ -158,15 +174,28 @@ def _replace_folder(new: Path, final: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Files that must fit each other: all are written, also to the disk, before the first gets its name. The crate is
+    the last: killed before it is renamed, it is (`_sweep`)."""
+    partials = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    renamed = False
     try:
-        with open(partial, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(partial, path)
+        for path, data in files.items():
+            with open(partials[path], "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+        for path, partial in partials.items():
+            os.replace(partial, path)
+            renamed = True
+            if len(files) > 1:
+                _fsync(path.parent)
     finally:
-        partial.unlink(missing_ok=True)
+        for partial in () if renamed else partials.values():
+            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -188,13 +217,23 @@ def alone(run_dir: Path, progress: Callable[[str], None] = lambda stage: None) -
 
 
 def _sweep(run_dir: Path) -> None:
-    """Take away what a killed stitch left, and put an archive back that it had moved aside."""
+    """Take away what a killed stitch left, put an archive back that it had moved aside, and end what it had begun: a
+    crate that was written whole, of the prov.json that has its name already."""
     for left in run_dir.glob(".*.tmp"):
         if left.is_dir():
             final = run_dir / SERIES_DIR
-            if left.name.endswith(".old.tmp") and not final.exists():
+            if left.name.startswith(f".{SERIES_DIR}.") and left.name.endswith(".old.tmp") and not final.exists():
                 os.rename(left, final)
             else:
                 shutil.rmtree(left, ignore_errors=True)
+        elif left.name.startswith(f".{CRATE_FILE}.") and _is_crate_of(left, run_dir / PROV_FILE):
+            os.replace(left, run_dir / CRATE_FILE)
         else:
             left.unlink(missing_ok=True)
+
+
+def _is_crate_of(crate: Path, prov: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        listed = [e["sha256"] for e in json.loads(crate.read_bytes())["@graph"] if e.get("@id") == PROV_FILE]
+        return listed == [hashlib.sha256(prov.read_bytes()).hexdigest()]
+    return False

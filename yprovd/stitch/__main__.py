@@ -1,16 +1,18 @@
 """`python -m yprovd.stitch [--when-told] RUN_DIR`: how the collector and the launcher start a stitch.
 
 With `--when-told` everything heavy is loaded first, and the work begins with a line on standard input (`keep`: the
-spool stays in any case); without one (who started us was killed) it ends.
+spool stays in any case); without one (who started us was killed) it ends. The environment is the run's own.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
 
 from yprovd.errors import YprovError
+from yprovd.secrets import known_values
 from yprovd.stitch import stitch
 
 
@@ -26,7 +28,7 @@ def main(argv: list[str]) -> int:
         keep = True if word == b"keep\n" else None
         argv = argv[1:]
     try:
-        stitch(Path(argv[0]), keep_spool=keep)
+        stitch(Path(argv[0]), keep_spool=keep, known=known_values(os.environ))
     except YprovError as e:
         print(f"error: {e}" + (f"\nhint: {e.hint}" if e.hint else ""), file=sys.stderr)
         return 1

@@ -5,6 +5,7 @@ A sensor's reason that begins with `no ` says that there is no such thing on the
 
 from __future__ import annotations
 
+from yprovd.model import Absence
 from yprovd.stitch.record import Node
 
 _VENDORS = ("nvidia", "amd")
@@ -12,8 +13,15 @@ _VENDORS = ("nvidia", "amd")
 _NOT_OURS = ("is the job's", "Slurm gave it none")
 
 
+def absences_of(node: Node) -> list[Absence]:
+    """What the node lacked. A sensor that was late to open is none of it: it is in a schema that came later."""
+    there = {m.device.id for s in node.samples for m in s.schema.metrics
+             if m.device is not None and m.device.cls == "sensor"}
+    return [a for s in node.samples for a in s.schema.absences if a.sensor not in there]
+
+
 def _reasons(node: Node) -> list[str]:
-    return sorted({f"{a.sensor}: {a.reason}" for s in node.samples for a in s.schema.absences
+    return sorted({f"{a.sensor}: {a.reason}" for a in absences_of(node)
                    if a.sensor in _VENDORS and not a.reason.startswith("no ")})
 
 

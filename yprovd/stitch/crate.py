@@ -21,35 +21,38 @@ The bytes are a function of the record and of the files, not of the machine or t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import shlex
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from yprovd.config import COLLECTOR_FILE, KEY_FILE, PROV_FILE, PUSH_FILE, SPOOL_DIR
+from yprovd.config import PROV_FILE
 from yprovd.stitch import CRATE_FILE, SERIES_DIR
 from yprovd.stitch.agents import add_licence, add_person, add_publisher
 from yprovd.stitch.attribution import Attribution
+from yprovd.stitch.contents import NOT_LISTED as NOT_LISTED
+from yprovd.stitch.contents import archive_files as archive_files
+from yprovd.stitch.contents import contents_of, listing_of
+from yprovd.stitch.contents import file_hash as file_hash
+from yprovd.stitch.contents import files_below as files_below
+from yprovd.stitch.contents import folder_hash as folder_hash
 from yprovd.stitch.document import base_iri, clean, json_text, slug
 from yprovd.stitch.entities import Entities, is_web, iso, present
 from yprovd.stitch.entities import id_of_path as id_of_path
 from yprovd.stitch.entities import path_of_id as path_of_id
-from yprovd.stitch.facts import Version, command_of, parameters_of, part, run_id_of, versions_of
+from yprovd.stitch.facts import command_of, parameters_of, part, run_id_of
 from yprovd.stitch.instrument import add_container, add_environment, add_instrument
 from yprovd.stitch.record import Record
 from yprovd.stitch.states import final_state
 from yprovd.stitch.usage import add_usage
+from yprovd.stitch.versions import Version, versions_of
 from yprovd.swhid import plain_id
 
 CONTEXT = ["https://w3id.org/ro/crate/1.1/context", "https://w3id.org/ro/terms/workflow-run/context"]
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 MOST_PARAMS = 1000
-_BLOCK = 1 << 20
 
 #: The module `mimetypes` reads files of the machine; these are the same everywhere.
 _MEDIA_TYPES = {
@@ -69,97 +72,6 @@ _ABOUT = {
     "source/batch-script.sh": "The batch script of the scheduler's job",
     "source/slurm-job.txt": "What the scheduler said of the job when the run began",
 }
-
-
-#: What the scheduler's command says of the daemons' step: it goes on when the archive is made.
-_PLACING_LOG = "logs/daemons.log"
-
-
-def _temporary(name: str) -> bool:
-    return name.startswith(".partial-") or (name.startswith(".") and name.endswith(".tmp"))
-
-
-#: Entries of a run's directory that are no part of its archive, or are listed in another way.
-NOT_LISTED = {SPOOL_DIR, SERIES_DIR, CRATE_FILE, KEY_FILE, COLLECTOR_FILE, PUSH_FILE, _PLACING_LOG}
-
-
-def archive_files(run_dir: Path) -> list[str]:
-    """The files of the archive as paths relative to `run_dir`, sorted, without those within `series.zarr`."""
-    return [name for name in files_below(run_dir, NOT_LISTED) if is_of_archive(name)]
-
-
-def is_of_archive(name: str) -> bool:
-    """The same of one file, by its relative path."""
-    first, *_rest = parts = name.split("/")
-    return first not in NOT_LISTED and name not in NOT_LISTED and not _temporary(first) and not _temporary(parts[-1])
-
-
-def files_below(folder: Path, skipped: Iterable[str] = ()) -> list[str]:
-    """The regular files below `folder` by the bytes of their relative paths; `skipped` names entries of `folder`."""
-    out: list[str] = []
-    skip = set(skipped)
-
-    def walk(path: str, prefix: str) -> None:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                name = prefix + entry.name
-                if name in skip or (not prefix and _temporary(entry.name)):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    walk(entry.path, name + "/")
-                elif entry.is_file(follow_symlinks=False):
-                    out.append(name)
-
-    walk(os.fspath(folder), "")
-    return sorted(out, key=os.fsencode)
-
-
-class Hashes(NamedTuple):
-    """Of one file: its bytes, SHA-256 as hex, and git's blob digest."""
-
-    size: int
-    sha256: str
-    blob: bytes
-
-
-def hashes(path: str | Path) -> Hashes:
-    """Reads the file once, as long as it was when it was opened: logs may grow meanwhile. Raises OSError."""
-    with open(path, "rb", buffering=0) as f:
-        size = left = os.fstat(f.fileno()).st_size
-        sha256, sha1 = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-        while left and (block := f.read(min(_BLOCK, left))):
-            sha256.update(block)
-            sha1.update(block)
-            left -= len(block)
-    if left:
-        raise OSError(f"{path} was cut while it was read")
-    return Hashes(size, sha256.hexdigest(), sha1.digest())
-
-
-def file_hash(path: str | Path) -> tuple[int, str]:
-    """(size, SHA-256). Reads the file in blocks."""
-    with open(path, "rb") as f:
-        digest = hashlib.file_digest(f, "sha256").hexdigest()
-        return f.tell(), digest
-
-
-def hashes_of(folder: Path, names: list[str]) -> dict[str, Hashes]:
-    """`hashes` of many files, several at a time (hashlib and reads let other threads run)."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda name: hashes(os.path.join(folder, name)), names)
-        return dict(zip(names, found, strict=True))
-
-
-def folder_hash(folder: Path) -> tuple[int, int, str]:
-    """(files, bytes, SHA-256 of the listing) of a folder, as this module's docstring says."""
-    return _listed(hashes_of(folder, files_below(folder)))
-
-
-def _listed(found: Mapping[str, Hashes]) -> tuple[int, int, str]:
-    listing = hashlib.sha256()
-    for name, one in found.items():
-        listing.update(one.sha256.encode() + b"  " + os.fsencode(name) + b"\n")
-    return len(found), sum(one.size for one in found.values()), listing.hexdigest()
 
 
 def build_crate(run_dir: Path, record: Record, attribution: Attribution) -> bytes:
@@ -215,25 +127,21 @@ class _Crate(Entities):
 
     def _files(self) -> tuple[list[dict[str, str]], str]:
         """The parts of the root, and the identifier of all that is in them."""
-        found = hashes_of(self.run_dir, archive_files(self.run_dir))
-        blobs = {name: one.blob for name, one in found.items()}
+        found = contents_of(self.run_dir)
         parts = [self.add(
             id_of_path(name), "File", name=clean(os.fsencode(name).decode("utf-8", "replace")),
             description=_ABOUT.get(name), contentSize=str(one.size), sha256=one.sha256,
             encodingFormat=_MEDIA_TYPES.get(os.path.splitext(name)[1].lower(), "application/octet-stream"),
-        ) for name, one in found.items()]
-        store = self.run_dir / SERIES_DIR
-        if store.is_dir() and not store.is_symlink():
-            within = hashes_of(store, files_below(store))
-            blobs |= {f"{SERIES_DIR}/{name}": one.blob for name, one in within.items()}
-            count, size, digest = _listed(within)
+        ) for name, one in found.files.items()]
+        if found.series is not None:
+            count, size, digest = listing_of(found.series)
             parts.append(self.add(
                 f"{SERIES_DIR}/", "Dataset", name=SERIES_DIR, encodingFormat="application/vnd.zarr; version=3",
                 description=f"Every series of the run: a Zarr store of {count} files. sha256 is that of the sorted "
                             "output of sha256sum over its files",
                 contentSize=str(size), sha256=digest,
             ))
-        return parts, plain_id(blobs)
+        return parts, plain_id(found.digests())
 
     def _action(self, state: str, reason: str, agent: dict[str, str]) -> dict[str, str]:
         account = self.attribution.accounts[0]

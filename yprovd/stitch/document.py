@@ -125,7 +125,7 @@ class Document:
         """`within`: the activity that this one is a part of; clocks of nodes differ, parts do not stick out.
         Without times (0, 0) none are written."""
         if within is not None:
-            begin_ns, end_ns = self._fit(within, begin_ns), self._fit(within, end_ns)
+            begin_ns, end_ns = self.fit(within, begin_ns), self.fit(within, end_ns)
         end_ns = max(begin_ns, end_ns)
         ref = self.new_id(wanted)
         self._times[ref] = (begin_ns, end_ns)
@@ -148,14 +148,15 @@ class Document:
     def times(self, activity: QualifiedName) -> tuple[int, int]:
         return self._times[activity]
 
-    def _fit(self, activity: QualifiedName, ns: int) -> int:
+    def fit(self, activity: QualifiedName, ns: int) -> int:
+        """The moment of what happens in the activity: `ns`, or where that is outside of it, its begin or end."""
         begin, end = self._times[activity]
         return min(max(ns, begin), end)
 
     def _event(self, activity: QualifiedName, ns: int | None) -> datetime | None:
         if ns is None or not self._times[activity][1]:
             return None
-        return time_of(self._fit(activity, ns))
+        return time_of(self.fit(activity, ns))
 
     def used(self, activity: QualifiedName, entity: QualifiedName, ns: int | None = None, role: str = "") -> None:
         self._doc.usage(activity, entity, self._event(activity, ns), other_attributes=_role(role))
@@ -196,10 +197,10 @@ class Document:
 
     def to_json(self) -> bytes:
         """PROV-JSON, UTF-8. `prov`'s own encoder, called without its registry, whose imports cost 0.1 s."""
-        return _lines(encode_json_document(self._doc)).encode()
+        return in_lines(encode_json_document(self._doc)).encode()
 
 
-def _lines(doc: Mapping[str, Mapping[str, Any]]) -> str:
+def in_lines(doc: Mapping[str, Mapping[str, Any]]) -> str:
     """JSON with one attribute on a line, a relation on one: to be read, searched and compared, at 3/4 of the bytes
     that plain indentation takes."""
     kinds = []
@@ -220,7 +221,7 @@ def _json(value: Any) -> str:
 
 
 def _role(role: str) -> dict[QualifiedName, str] | None:
-    return {_PROV["role"]: role} if role else None
+    return {_PROV["role"]: clean(role)} if role else None
 
 
 def _attributes(values: Mapping[str, Any]) -> dict[QualifiedName, Any]:

@@ -7,22 +7,20 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from yprovd.stitch.absences import absences_of
 from yprovd.stitch.document import json_text
-from yprovd.stitch.record import DeclaredFile, Record, Samples
+from yprovd.stitch.record import Record, Samples
 
 if TYPE_CHECKING:
     from yprovd.stitch.report import EnergyReport
 
 #: Lines of a text that lists something; the rest is counted in its last line.
 MOST_LINES = 30
-MOST_FILES = 300
-#: Roles of files that are called something, wherever they lie.
-NAMED = ("dataset", "model")
 #: What the energy is that of, by its scope (`yprovd.stitch.energy`).
 _SCOPES = {"node": "whole nodes", "platform": "the processors' platform and the GPUs",
            "module": "modules of processor, memory and GPU", "partial": "a part of the nodes"}
@@ -41,7 +39,8 @@ def run_id_of(record: Record) -> str:
     if isinstance(known, str) and known:
         return known
     sources = [f"{n.host} {n.boot_id}" for n in record.nodes] + [f"{p.source:x}" for p in record.processes]
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"yprov {record.first_ns} {' '.join(sources)}"))
+    told = f"yprov {record.first_ns} {' '.join(sources)}".encode("utf-8", "backslashreplace").decode()
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, told))
 
 
 def command_of(record: Record) -> tuple[str, ...]:
@@ -155,7 +154,7 @@ def watch_of(record: Record) -> Watch:
     sensors = {m.device.id for s in blocks for m in s.schema.metrics if m.device and m.device.cls == "sensor"}
     absent: Counter[tuple[str, str]] = Counter()
     for node in record.nodes:
-        absent.update({(a.sensor, a.reason) for s in node.samples for a in s.schema.absences})
+        absent.update({(a.sensor, a.reason) for a in absences_of(node)})
     total = len(record.nodes)
     return Watch(
         begin_ns=min((int(s.wall_ns.min()) for s in with_rows), default=0),
@@ -187,58 +186,3 @@ def _counted(blocks: list[Samples], name: str) -> int:
             steps = np.diff(there, prepend=0.0)
             out += float(np.where(steps >= 0, steps, there).sum())
     return round(out)
-
-
-@dataclass
-class Version:
-    """One state of a declared file. `first` is the declaration that named it first; the same content named again, or
-    by another process of the job, is the same version. `number` counts from 1 within `of` versions."""
-
-    first: DeclaredFile
-    declarations: int = 1
-    processes: set[int] = field(default_factory=set)
-    number: int = 1
-    of: int = 1
-
-
-def versions_of(files: list[DeclaredFile]) -> tuple[list[list[Version]], int]:
-    """Declared files by what they are: a list of versions, in time, for each; and how many versions are left out.
-
-    A model or a dataset is what its name says; any other file is what its path says. What was not there is none.
-    """
-    groups: dict[tuple[str, str], list[Version]] = {}
-    for f in sorted((f for f in files if not f.missing), key=lambda f: f.wall_ns):
-        group = groups.setdefault((f.role, f.name if f.role in NAMED else f.path), [])
-        same = next((v for v in reversed(group) if _same(v, f)), None)
-        if same is None:
-            group.append(Version(f, processes={f.process}))
-        else:
-            same.declarations += 1
-            same.processes.add(f.process)
-            if same.first.sha256 is None and f.sha256 is not None:
-                same.first = f
-    out: list[list[Version]] = []
-    left = MOST_FILES
-    for group in groups.values():
-        kept = group[:left]
-        left -= len(kept)
-        for i, version in enumerate(kept):
-            version.number, version.of = i + 1, len(group)
-        if kept:
-            out.append(kept)
-    return out, sum(len(g) for g in groups.values()) - (MOST_FILES - left)
-
-
-def missing_files(files: list[DeclaredFile]) -> list[str]:
-    """`output /data/x: No such file or directory`, for each file that was declared, and was there for nobody."""
-    there = {(f.role, f.path) for f in files if not f.missing}
-    return list(dict.fromkeys(f"{f.role} {f.path}: {f.reason}" for f in sorted(files, key=lambda f: f.wall_ns)
-                              if f.missing and (f.role, f.path) not in there))
-
-
-def _same(version: Version, f: DeclaredFile) -> bool:
-    if version.first.path != f.path:
-        return False
-    if version.first.sha256 is not None and f.sha256 is not None:
-        return version.first.sha256 == f.sha256
-    return f.process not in version.processes

@@ -8,6 +8,7 @@ from typing import Any
 
 from yprovd.errors import WireError
 from yprovd.model import Schema
+from yprovd.stitch.forms import is_clock, is_date, sound
 from yprovd.stitch.traces import Pieces
 from yprovd.wire import Frame, Kind, from_json, to_json
 
@@ -16,15 +17,10 @@ _SAMPLES_HEAD = struct.Struct("<IH")
 #: The role of a source that speaks after the run, of what the scheduler said later: its frames are none of the run's
 #: time.
 LATER = "scheduler"
-#: What an object of a kind has for certain, and its type; a frame without it is damage.
-_CERTAIN: dict[int, dict[str, type]] = {
-    Kind.SOURCE: {"role": str, "host": str, "boot_id": str, "pid": int},
-    Kind.FILE: {"t": int, "role": str, "path": str, "name": str},
-    Kind.FACTS: {"t": int, "path": str, "source": str},
-}
 SAMPLES = Kind.SAMPLES
 #: What nonsense in a frame raises while it is taken apart.
-NONSENSE = (struct.error, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)  # or WireError
+NONSENSE = (struct.error, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError,
+            RecursionError)  # or WireError
 
 
 class Frames:
@@ -46,7 +42,7 @@ class Frames:
         self.damaged = 0
 
     def take(self, frame: Frame) -> None:
-        kind, source, seq, wall_ns, _mono_ns, payload = frame
+        kind, source, seq, wall_ns, mono_ns, payload = frame
         seen = self.seen.get(source)
         if seen is None:
             seen = self.seen[source] = set()
@@ -54,6 +50,8 @@ class Frames:
         seen.add(seq)
         if len(seen) == known:
             return
+        if not is_date(wall_ns) or not is_clock(mono_ns):
+            raise WireError("a frame of no time")
         if kind == SAMPLES:
             schema_id, ticks = _SAMPLES_HEAD.unpack_from(payload)
             key = (source, schema_id, ticks, len(payload))
@@ -73,10 +71,9 @@ class Frames:
             if schema_id not in self.schemas:  # it is announced again and again
                 self.schemas[schema_id] = Schema.from_json(bytes(frame.payload))
         else:
-            value = from_json(frame.payload)
-            certain = _CERTAIN.get(kind, {})
-            if not isinstance(value, dict) or any(not isinstance(value.get(k), t) for k, t in certain.items()):
-                raise WireError(f"not an object of kind {kind}")
+            value, wrong = sound(kind, from_json(frame.payload))
+            if wrong:
+                self.count_damage(wrong)
             if kind == Kind.SOURCE:
                 self.sources[frame.source] = value
                 if value["role"] == LATER:

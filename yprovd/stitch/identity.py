@@ -14,55 +14,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from yprovd.config import PROV_FILE
-from yprovd.stitch import CRATE_FILE, SERIES_DIR
-from yprovd.stitch.crate import archive_files, files_below, is_of_archive
-from yprovd.swhid import content_digest, file_digest, plain_id, stated_id
+from yprovd.stitch import CRATE_FILE, PACKED_SERIES, SERIES_DIR
+from yprovd.stitch.contents import Contents, contents_of, is_of_archive
+from yprovd.stitch.entities import path_of_id
+from yprovd.swhid import content_digest, plain_id, stated_id
 
 VERIFY = r"""
 export GIT_DIR=$(mktemp -d); git init --quiet --bare
 find . \( -path ./spool -o -regex '\./\.\(partial-[^/]*\|[^/]*\.tmp\)' \) -prune -o -type f \
   ! -path ./ro-crate-metadata.json ! -path ./logs/daemons.log ! -path ./.keys ! -path ./collector.json \
-  ! -path ./.push.json ! -name '.partial-*' ! -name '.*.tmp' -printf '%P\0' |
+  ! -path ./.push.json ! -path ./.push.lock ! -name '.partial-*' ! -name '.*.tmp' -printf '%P\0' |
   xargs -0 -n1 sh -c 'printf "100644 %s\t%s\0" "$(git hash-object --no-filters -- "$0")" "$0"' |
   git update-index -z --index-info
 echo "swh:1:dir:$(git write-tree --missing-ok)"; rm -rf "$GIT_DIR"
 """
-_PACKED = f"{SERIES_DIR}.zip"
 
 
 def content_id(run_dir: Path) -> str:
     """That of an archive, read anew; also of an unpacked zip file of it. Raises OSError, zipfile.BadZipFile."""
-    return plain_id(_digests(run_dir, {}))
+    return plain_id(_digests(run_dir, contents_of(run_dir)))
 
 
-def _digests(run_dir: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
-    """Of each file; of those in `sizes` only the first so many bytes count."""
-    names = archive_files(run_dir)
-    store = run_dir / SERIES_DIR
-    if store.is_dir() and not store.is_symlink():
-        names += [f"{SERIES_DIR}/{name}" for name in files_below(store)]
-
-    def digest(name: str) -> bytes:
-        if name in sizes:
-            with open(run_dir / name, "rb") as f:
-                return content_digest(f.read(sizes[name]))
-        return file_digest(run_dir / name)
-
-    packed = {}
-    if _PACKED in names and not store.exists():  # an unpacked zip file
-        names.remove(_PACKED)
-        with zipfile.ZipFile(run_dir / _PACKED) as inner:
-            packed = _packed(inner)
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return packed | dict(zip(names, pool.map(digest, names), strict=True))
+def _digests(run_dir: Path, found: Contents) -> dict[str, bytes]:
+    digests = found.digests()
+    if PACKED_SERIES in digests and not (run_dir / SERIES_DIR).exists():  # an unpacked zip file
+        del digests[PACKED_SERIES]
+        with zipfile.ZipFile(run_dir / PACKED_SERIES) as inner:
+            digests |= _packed(inner)
+    return digests
 
 
 def content_id_of_zip(path: Path) -> str:
@@ -78,7 +63,7 @@ def content_id_of_zip(path: Path) -> str:
             plain = name.removeprefix(top)
             if not name.startswith(top):
                 continue
-            if plain == _PACKED:
+            if plain == PACKED_SERIES:
                 with archive.open(info) as f, zipfile.ZipFile(f) as inner:
                     files |= _packed(inner)
             elif plain.startswith(f"{SERIES_DIR}/") or is_of_archive(plain):
@@ -104,32 +89,34 @@ def _digest(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     return digest.digest()
 
 
-def check_identity(run_dir: Path, *, ended: bool) -> list[str]:
-    """Whether the content is that which the crate states. Where the command had not `ended`, logs may have grown: what
-    they held then counts. Raises OSError, ValueError."""
+def check_identity(run_dir: Path, *, ended: bool, found: Contents | None = None) -> list[str]:
+    """Whether the content, `found` where it was read before, is that which the crate states. Where the command had not
+    `ended`, logs may have grown: what they held then counts. Raises OSError, ValueError."""
     crate = json.loads((run_dir / CRATE_FILE).read_bytes())
     stated = stated_id(crate)
     if stated is None:
         return []
-    found = plain_id(_digests(run_dir, {} if ended else _listed_logs(crate)))
-    return [] if found == stated else [f"{CRATE_FILE}: states {stated}; what lies here is {found}"]
+    there = plain_id(_digests(run_dir, found or contents_of(run_dir, {} if ended else listed_logs(crate))))
+    return [] if there == stated else [f"{CRATE_FILE}: states {stated}; what lies here is {there}"]
 
 
 def restate(run_dir: Path, crate: dict[str, Any], changed: Mapping[str, bytes], *, ended: bool) -> None:
     """Put into `crate` the identifier of the archive with some files `changed` to these bytes. An archive that is not
-    what the crate states, before that, keeps the identifier that it does not have. Raises OSError."""
+    what the crate states, before that, keeps the identifier that it does not have; unless it is what `crate` lists
+    already: somebody was killed between the two files. Raises OSError."""
     stated = stated_id(crate)
     if stated is None:
         return
-    digests = _digests(run_dir, {} if ended else _listed_logs(crate))
-    if plain_id(digests) == stated:
+    found = contents_of(run_dir, {} if ended else listed_logs(crate))
+    digests = _digests(run_dir, found)
+    if plain_id(digests) == stated or found.is_listed(crate):
         new = plain_id(digests | {name: content_digest(data) for name, data in changed.items()})
         root = next(e for e in crate["@graph"] if e.get("@id") == "./")
         said = root["identifier"]
         root["identifier"] = [new if i == stated else i for i in said] if isinstance(said, list) else new
 
 
-def _listed_logs(crate: dict[str, Any]) -> dict[str, int]:
+def listed_logs(crate: Mapping[str, Any]) -> dict[str, int]:
     """The logs' sizes when the crate was made."""
-    return {e["@id"]: int(e["contentSize"]) for e in crate["@graph"]
+    return {path_of_id(e["@id"]): int(e["contentSize"]) for e in crate["@graph"]
             if str(e.get("@id")).startswith("logs/") and str(e.get("contentSize")).isdecimal()}

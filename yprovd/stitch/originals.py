@@ -44,6 +44,7 @@ class Originals:
             "yp:originalName": self._about.get("name"),
             "yp:originalRunId": self._about.get("run_id"),
             "yp:originalDocuments": len(self._documents) or None,
+            "yp:originalMetrics": self._about.get("metrics"),
         }
 
     def source(self, context: str | None, metric: str) -> str | None:

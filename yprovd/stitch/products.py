@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from prov.model import QualifiedName
 
 from yprovd.stitch.document import Document, json_text, qname, slug, time_of
-from yprovd.stitch.facts import Version, energy_attributes
+from yprovd.stitch.facts import energy_attributes
 from yprovd.stitch.originals import Originals
 from yprovd.stitch.record import DeclaredFile, Record
 from yprovd.stitch.report import EnergyReport
+from yprovd.stitch.versions import Version
 
 if TYPE_CHECKING:
     from yprovd.stitch.series import SeriesInfo
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 STORE = "series.zarr"
 MOST_SERIES = 1000
 _MOST_SOURCES = 20
+_LONG_AGO = -(1 << 63)
 #: yProv4ML's names for what a context is for.
 LEARNING = {
     **dict.fromkeys(("train", "training"), "provml:TrainingExecution"),
@@ -108,6 +110,7 @@ class Products:
             whole_thing = self.doc.entity(wanted, {**_file_types(role), "prov:label": name or '""',
                                                    "yp:versions": versions[0].of})
         previous: tuple[QualifiedName, int] | None = None
+        reads, made_at = role in ("input", "dataset", "code"), _LONG_AGO
         for version in versions:
             f = version.first
             entity = self.doc.entity(wanted if whole_thing is None else f"{wanted}/{version.number}", {
@@ -115,13 +118,15 @@ class Products:
                 "yp:declarations": version.declarations if version.declarations > 1 else None,
             })
             activity = self.activity_of(f.context, f.epoch)
-            reads = role in ("input", "dataset", "code")
+            at: int | None = f.wall_ns
+            if not reads:
+                activity, at, made_at = self._made(activity, f.wall_ns, made_at)
             for thing in [entity] if whole_thing is None or previous else [whole_thing, entity]:
                 # the thing itself began with its first version; a specialisation alone is not drawn by the Explorer
                 if reads:
-                    self.doc.used(activity, thing, f.wall_ns, role=f.how or role)
+                    self.doc.used(activity, thing, at, role=f.how or role)
                 else:
-                    self.doc.generated(thing, activity, f.wall_ns, role=f.how or role)
+                    self.doc.generated(thing, activity, at, role=f.how or role)
             if reads:
                 self.in_use.append((f, entity))
             if whole_thing is not None:
@@ -130,6 +135,15 @@ class Products:
                 for source in [*([previous[0]] if previous else []), *self._learned_from(f, previous and previous[1])]:
                     self.doc.derived(entity, source)
             previous = entity, f.wall_ns
+
+    def _made(self, activity: QualifiedName, ns: int, earliest: int) -> tuple[QualifiedName, int | None, int]:
+        """Which activity made a version, when, and when at the earliest the next one was made. What is told of an
+        activity may be of other times than the declaration (frames were lost, clocks differ): a version must not seem
+        to be made before the one before it. It then has no time, or was made by the run, which lasts long enough."""
+        at = self.doc.fit(activity, ns)
+        if at >= earliest:
+            return activity, ns, at
+        return activity if self.doc.times(activity)[1] >= earliest else self.run, None, earliest
 
     def _learned_from(self, model: DeclaredFile, since_ns: int | None) -> list[QualifiedName]:
         def counts(f: DeclaredFile) -> bool:

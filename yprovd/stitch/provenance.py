@@ -39,17 +39,7 @@ from yprovd.stitch.attribution import Account, Attribution
 from yprovd.stitch.carbon import carbon_attributes, footprint_of
 from yprovd.stitch.document import Document, json_text, qname, slug
 from yprovd.stitch.epochs import final_metrics
-from yprovd.stitch.facts import (
-    command_of,
-    lines_of,
-    missing_files,
-    parameters_of,
-    part,
-    run_id_of,
-    versions_of,
-    watch_of,
-    whole,
-)
+from yprovd.stitch.facts import command_of, lines_of, parameters_of, part, run_id_of, watch_of, whole
 from yprovd.stitch.originals import Originals
 from yprovd.stitch.parties import Parties
 from yprovd.stitch.presence import presence_of
@@ -58,6 +48,7 @@ from yprovd.stitch.record import Record
 from yprovd.stitch.scheduling import attempt_of, job_of
 from yprovd.stitch.sources import add_code
 from yprovd.stitch.states import state_attributes
+from yprovd.stitch.versions import missing_files, versions_of
 
 if TYPE_CHECKING:
     from yprovd.stitch.series import SeriesInfo

@@ -13,6 +13,7 @@ import numpy as np
 from yprovd.errors import WireError
 from yprovd.model import Schema
 from yprovd.spool import SpoolReader
+from yprovd.stitch.forms import moment, opened, place, tally
 from yprovd.stitch.frames import NONSENSE, Frames
 from yprovd.stitch.record import (
     F64,
@@ -68,8 +69,8 @@ def _ordered(frames: Frames) -> Record:
     for source, _frame, value in frames.of_kind(Kind.LOSS):
         if source in index:
             process = processes[index[source]]
-            process.dropped = max(process.dropped, int(value.get("events", 0)))
-            process.rejected = max(process.rejected, int(value.get("rejected", 0)))
+            process.dropped = max(process.dropped, int(value.get("events") or 0))
+            process.rejected = max(process.rejected, int(value.get("rejected") or 0))
             process.reject_reason = process.reject_reason or str(value.get("reason") or "")
     return Record(
         run=run,
@@ -99,7 +100,7 @@ def _nodes(frames: Frames) -> list[Node]:
     for _source, about in sorted(frames.sources.items(), key=lambda kv: (kv[1]["host"], kv[1]["boot_id"], kv[0])):
         if about["role"] == "node":
             key = (about["host"], about["boot_id"])
-            nodes.setdefault(key, Node(*key)).facts.update(about.get("facts", {}))
+            nodes.setdefault(key, Node(*key)).facts.update(about.get("facts") or {})
             parts.setdefault(key, {})
     for (source, schema_id, ticks, size), blocks in sorted(frames.samples.items(), key=lambda kv: kv[0]):
         about, schema = frames.sources.get(source, {}), frames.schemas.get(schema_id)
@@ -192,7 +193,7 @@ def _metric_columns(
     n = int.from_bytes(view[:4], "little")
     if not n:
         raise WireError("a metrics block without rows")
-    table = [(k[0], k[1], k[2]) for k in from_json(view[8 + n * 28:])]
+    table = [(str(k[0]), *place(k[1], k[2])) for k in from_json(view[8 + n * 28:])]
     ids = np.array([keys.setdefault(key, len(keys)) for key in table], dtype=np.int64)
     columns.append((
         ids[np.frombuffer(view, "<u4", n, 8 + n * 24)],
@@ -227,20 +228,19 @@ def _events(
             continue
         for e in said:
             try:
-                kind, t = e["e"], int(e["t"])
+                kind, t = e["e"], moment(e, offset)
                 if kind == "begin":
-                    begun[p, e["id"]] = Span(p, e["id"], e["parent"], e["kind"], str(e["name"]), e["context"],
-                                             e["epoch"], t, t + offset, None, None)
+                    begun[p, e["id"]] = Span(p, *opened(e), t, t + offset, None, None)
                 elif kind == "end":
                     ended[p, e["id"]] = (t, t + offset)
                 elif kind == "param":
                     role = "output" if e.get("role") == "output" else "input"
                     params.append(Param(str(e["name"]), e["value"], p, t + offset, role))
                 elif kind == "event":
-                    events.append(PointEvent(str(e["name"]), e["attributes"], e["context"], e["epoch"], p, t + offset))
+                    where = place(e["context"], e["epoch"])
+                    events.append(PointEvent(str(e["name"]), dict(e["attributes"]), *where, p, t + offset))
                 elif kind == "exit":
-                    process.logged, process.dropped = e["logged"], e["dropped"]
-                    process.rejected = int(e.get("rejected", 0))
+                    process.logged, process.dropped, process.rejected = tally(e)
             except NONSENSE:
                 frames.damaged += len(to_json(e))
                 continue

@@ -18,8 +18,8 @@ from typing import Any
 
 from yprovd.config import PROV_FILE
 from yprovd.errors import YprovError
-from yprovd.stitch import CRATE_FILE, alone, write_whole
-from yprovd.stitch.document import Document, qname, slug
+from yprovd.stitch import CRATE_FILE, alone, write_together
+from yprovd.stitch.document import Document, in_lines, qname, slug
 from yprovd.stitch.identity import restate
 from yprovd.stitch.said import takes_back
 from yprovd.stitch.scheduling import job_attributes, more_attributes
@@ -127,13 +127,11 @@ def patch_archive(run_dir: Path, facts: Mapping[str, Any], end: Mapping[str, Any
             if problems := check_document(document):
                 raise YprovError(f"`{prov}` would not be valid: {problems[0]}; it is left as it is",
                                  hint=f"yprov validate {run_dir}")
-            data = as_bytes(document, sort=True)
+            data = in_lines(document).encode()
             run = document["activity"][RUN]
             about = patched_crate(json.loads(crate.read_bytes()), run, data)
             restate(run_dir, about, {PROV_FILE: data}, ended="yp:exitCode" in run)
-            description = as_bytes(about)
-            write_whole(prov, data)
-            write_whole(crate, description)
+            write_together({prov: data, crate: as_bytes(about)})
         except OSError as e:
             raise YprovError(f"cannot refresh `{run_dir}`: {e.strerror or e}") from None
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -142,7 +140,6 @@ def patch_archive(run_dir: Path, facts: Mapping[str, Any], end: Mapping[str, Any
     return str(_plain(run.get("yp:state"))), str(_plain(run.get("yp:stateReason"), ""))
 
 
-def as_bytes(document: Any, *, sort: bool = False) -> bytes:
-    """JSON as the stitch writes it."""
-    text = json.dumps(document, sort_keys=sort, indent=1, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode()
+def as_bytes(crate: Any) -> bytes:
+    """The crate as the stitch writes it."""
+    return (json.dumps(crate, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from yprovd.stitch.absences import unread_gpus
+from yprovd.stitch.absences import absences_of, unread_gpus
 from yprovd.stitch.energy import SCOPES, NodeEnergy, Window, weakest
 from yprovd.stitch.facts import host_list, part
 from yprovd.stitch.presence import never_heard
@@ -111,7 +111,7 @@ def _absence(nodes: Sequence[Node], energies: Sequence[NodeEnergy]) -> str:
     """Why these have no figure: what is wrong with their meters; without one, RAPL is what any node could have."""
     reasons = sorted({r.reason for e in energies for r in e.readings if r.reason}
                      | {reason for n in nodes for reason in unread_gpus(n)}) or sorted(
-        {a.reason for n in nodes for s in n.samples for a in s.schema.absences if a.sensor == "rapl"})
+        {a.reason for n in nodes for a in absences_of(n) if a.sensor == "rapl"})
     return "; ".join(reasons) or ("there is no energy counter" if nodes else "")
 
 

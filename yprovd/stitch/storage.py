@@ -5,6 +5,10 @@ small array, where `create_array` and a write in a LocalStore take 3.6 ms. Nobod
 
 The metadata of all arrays is written again into that of the root, as `zarr.consolidate_metadata` does it: xarray warns
 where it is not found, although it is not in the specification (readers may ignore it, and this store never changes).
+
+zarr writes no file for a chunk (or shard) that holds nothing but the fill value, and so a lost file reads as missing
+values. The root's attribute `sparse`, as JSON text, is `{path: files}` of the arrays that have fewer files than chunks:
+all others have one for each.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -39,6 +44,7 @@ BATCH = 16 << 20
 LARGE = 4096
 #: Bytes of a percent-encoded name; file systems allow 255.
 LONGEST = 200
+SPARSE = "sparse"
 EPOCH = "since 1970-01-01T00:00:00Z"
 
 # Level 3 of blosc is zstd 5 or so and level 5 is zstd 9: 1 % larger, and 2.4 times faster to make.
@@ -70,6 +76,11 @@ def layout(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | N
     return chunk, whole
 
 
+def files_of(shape: Sequence[int], step: Sequence[int]) -> int:
+    """How many files an array has when it has one for each chunk, or for each shard, where it has shards."""
+    return math.prod(-(-n // c) for n, c in zip(shape, step, strict=True))
+
+
 def text(value: str) -> str:
     """Lone surrogates (a name that is not UTF-8) as `\\udcff`: JSON and Zarr hold UTF-8 only."""
     return value.encode("utf-8", "backslashreplace").decode()
@@ -87,15 +98,15 @@ def int64(value: int | None) -> int:
 
 
 def encoded(name: str, reserved: Iterable[str] = ()) -> str:
-    """A name as one component of a path, such that `urllib.parse.unquote` gives it back. An empty or very long name
-    cannot be given back: it is told apart by a hash. zarr takes a backslash for a slash."""
-    name = text(name)
-    out = _UNSAFE.sub(lambda m: "".join(f"%{b:02X}" for b in m[0].encode()), name)
+    """A name as one component of a path, such that `urllib.parse.unquote` gives it back. A name that is
+    empty, very long or not UTF-8 cannot be given back: it is told apart by a hash. zarr takes a backslash for a
+    slash."""
+    out = _UNSAFE.sub(lambda m: "".join(f"%{b:02X}" for b in m[0].encode()), text(name))
     if out.startswith((".", "__")) or out in reserved or out == "zarr.json":
         out = "".join(f"%{b:02X}" for b in out[0].encode()) + out[1:]
-    if not out or len(out.encode()) > LONGEST:
+    if not out or len(out.encode()) > LONGEST or text(name) != name:
         front = re.sub("%[0-9A-F]?$", "", out.encode()[:LONGEST - 17].decode(errors="ignore"))
-        out = f"{front}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        out = f"{front}~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
     return out
 
 
@@ -110,6 +121,7 @@ class Store:
         self._bytes = 0
         self._writing: Future[None] | None = None
         self._metadata: dict[str, Any] = {}
+        self._files: Counter[str] = Counter()
         os.makedirs(path)
         self._made = {os.fspath(path)}
         self.group("", attributes)
@@ -166,6 +178,9 @@ class Store:
         self._pool.shutdown()
         root = self._metadata.pop("")
         below = dict(sorted(self._metadata.items()))
+        sparse = {path: self._files[path] for path, about in below.items() if about["node_type"] == "array"
+                  and self._files[path] < files_of(about["shape"], about["chunk_grid"]["configuration"]["chunk_shape"])}
+        root["attributes"][SPARSE] = json.dumps(sparse, ensure_ascii=False)
         root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": below}
         self._file("", "zarr.json", memoryview(json.dumps(root, allow_nan=False).encode()))
 
@@ -191,6 +206,8 @@ class Store:
                 if folder in self._metadata:
                     continue  # zarr makes a group anew, without its attributes, for the arrays of a later batch
                 self._metadata[folder] = json.loads(data.tobytes())
+            else:
+                self._files[folder] += 1
             self._file(folder, name, data)
 
     def _file(self, folder: str, name: str, data: memoryview) -> None:

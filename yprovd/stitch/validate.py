@@ -10,10 +10,12 @@ from yprovd.config import PROV_FILE
 from yprovd.errors import YprovError
 from yprovd.stitch import CRATE_FILE, SERIES_DIR
 from yprovd.stitch.identity import check_identity
+from yprovd.stitch.validity.agreement import check_others
 from yprovd.stitch.validity.constraints import violations
 from yprovd.stitch.validity.crate import check_crate, has_ended
 from yprovd.stitch.validity.document import check_document, check_prov
 from yprovd.stitch.validity.files import guarded, strict_json
+from yprovd.stitch.validity.rdf import add_rdf
 from yprovd.stitch.validity.statements import Document, from_json, from_prov
 
 __all__ = ["FORMATS", "check_document", "validate_file", "validate_run"]
@@ -26,17 +28,21 @@ FORMATS: dict[str, dict[str, str]] = {
 }
 
 
-def validate_run(run_dir: Path) -> list[str]:
+def validate_run(run_dir: Path, *, others: bool = True) -> list[str]:
     """What is wrong with the archive in `run_dir`, a sentence for each; empty when all is well. Reads every file and
-    every series. Never raises."""
+    every series. `others`: also what is no fault of who made it (`check_others`). Never raises."""
     from yprovd.stitch.validity.series import check_series  # zarr takes 0.3 s to load, and a file needs none
 
     problems: list[str] = []
     document = guarded(problems, PROV_FILE, lambda: check_prov(run_dir, problems))
-    guarded(problems, CRATE_FILE, lambda: check_crate(run_dir, problems, ended=has_ended(document)))
+    found = guarded(problems, CRATE_FILE, lambda: check_crate(
+        run_dir, problems, ended=has_ended(document), document=document))
     if not any(p.startswith(CRATE_FILE) for p in problems):
-        guarded(problems, CRATE_FILE, lambda: problems.extend(check_identity(run_dir, ended=has_ended(document))))
+        guarded(problems, CRATE_FILE, lambda: problems.extend(check_identity(
+            run_dir, ended=has_ended(document), found=found)))
     guarded(problems, SERIES_DIR, lambda: check_series(run_dir, document or {}, problems))
+    if others:
+        guarded(problems, CRATE_FILE, lambda: check_others(run_dir, document, problems))
     return problems
 
 
@@ -63,4 +69,7 @@ def _through_prov(path: Path, how: dict[str, Any]) -> Document:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what prov will not read in a later version is none of validity
-        return from_prov(ProvDocument.deserialize(str(path), **how))
+        document = from_prov(ProvDocument.deserialize(str(path), **how))
+        if how["format"] == "rdf":
+            add_rdf(document, path, how["rdf_format"])
+    return document

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,13 +24,14 @@ from yprovd.stitch.record import (
     Samples,
     Span,
 )
-from yprovd.stitch.report import EnergyReport
+from yprovd.stitch.report import EnergyReport, MeterRow
 from yprovd.stitch.steps import Step
 
 RUN_ID = "0b7c1a52-3f6e-4d1c-9a43-6d2f8e1b7c55"
 T0 = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
 S = 1_000_000_000
-SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"  # of "test"
+WEIGHTS = hashlib.sha256(b"weights").hexdigest()
 
 
 def config() -> RunConfig:
@@ -103,7 +106,7 @@ def small_record() -> Record:
             file("input", "train.csv", 0.6, process=1),
             file("input", "huge.bin", 0.7, size=1 << 40, sha256=None, reason="larger than 4294967296 bytes"),
             file("model", "resnet", 3.9, path="/scratch/0.pt", context="training", epoch=0, sha256="0" * 64),
-            file("model", "resnet", 7.9, path="/scratch/1.pt", context="training", epoch=1, sha256="1" * 64,
+            file("model", "resnet", 7.9, path="/scratch/1.pt", context="training", epoch=1, sha256=WEIGHTS,
                  stored="artifacts/1.pt"),
             file("output", "report.txt", 9.5),
         ],
@@ -131,7 +134,9 @@ def small_attribution() -> Attribution:
     report = EnergyReport(
         100.0, "measured", meters, 0.99, scope="partial", gpu_energy_j=40.0, gpu_method="measured", gpu_scope="gpu",
         gpu_coverage=1.0, not_covered=("gpu[001-002]: memory", "gpu[001-002]: network, disks"), shared=True,
-        notes=("gpu001: cray/node does not count: it covers 3 % of the run",))
+        notes=("gpu001: cray/node does not count: it covers 3 % of the run",),
+        rows=(MeterRow(0, "rapl", "gpu001-package-0", "cpu", "measured", 60.0, None, 0, 0.99, True, False, ""),
+              MeterRow(1, "rapl", "gpu002-package-0", "module", "measured", 40.0, None, 0, 0.99, True, True, "")))
     return Attribution(accounts, report, [0.0], [0.0], [0.0], [7.0], [step])
 
 
@@ -158,10 +163,22 @@ def small_series() -> list[Any]:
 
 
 def write_store(path: Path) -> None:
-    """The store that `small_series` speaks of: integers with a sentinel, and columns of floats."""
+    """The store that `small_series` speaks of: integers with a sentinel, and columns of floats; and the tables that
+    `small_attribution` fills."""
     import zarr
 
+    from yprovd.stitch.storage import Store
+    from yprovd.stitch.tables import write_accounts, write_meters
+
+    tables = path.with_name("tables")
+    store = Store(tables, {})
+    write_meters(store, small_attribution())
+    write_accounts(store, small_attribution())
+    store.close()
     root = zarr.create_group(path)
+    for name in ("meters", "accounts"):
+        shutil.move(tables / name, path / name)
+    shutil.rmtree(tables)
     cpu = root.create_array("host/cpu_utilization", shape=(2, 11), chunks=(2, 4), dtype="f4", fill_value=np.nan,
                             attributes={"units": "1"})
     cpu[:] = 0.5
@@ -185,7 +202,7 @@ def make_run_dir(path: Path, record: Record | None = None) -> Path:
 
     record = record or small_record()
     for name, text in {
-        "run.json": "{}", "logs/stdout.log": "hello\n", "source/train.py": "print()\n", "source/changes.diff": "+1\n",
+        "run.json": "{}", "logs/stdout.log": "hello\n", "source/train.py": "test", "source/changes.diff": "test",
         "artifacts/1.pt": "weights", "artifacts/odd näme #1?.txt": "x", "spool/a.spool": "raw",
         ".prov.json.77.tmp": "half", "artifacts/.partial-1-2": "half",
     }.items():

@@ -8,9 +8,9 @@ best.
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,21 @@ from yprovd.config import PROV_FILE
 from yprovd.model import STATES
 from yprovd.stitch.validity.constraints import violations
 from yprovd.stitch.validity.files import read_json
-from yprovd.stitch.validity.statements import KINDS, RELATIONS, from_json
+from yprovd.stitch.validity.literals import XSD, instant, is_of_type
+from yprovd.stitch.validity.statements import KINDS, PROV, RELATIONS, from_json
 
 _NEVER = "mentionOf"  # it speaks of a bundle, and there are none
 #: Ends that may be absent; of a derivation and a delegation also the activity.
 _OPTIONAL = {"starter", "ender", "plan", "generation", "usage"}
+#: The attributes of section 5 of PROV-DM: of every record, and of each kind.
+_ALWAYS = ("type", "label", "location")
+_KNOWN = {kind: frozenset(f"prov:{name}" for name in (*_ALWAYS, *names)) for kind, names in {
+    "entity": ("value",), "activity": ("startTime", "endTime"), "agent": (),
+    **{kind: ("role", *r.roles, *(("time",) if r.timed else ())) for kind, r in RELATIONS.items()}}.items()}
+#: RFC 3987, without what no IRI may have.
+_IRI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\x00-\x20<>\"{}|\\^`]+")
+_ZONE = re.compile(r"(?:Z|[+-]\d\d:\d\d)$")
+_RESERVED = {"prov": PROV, "xsd": XSD}
 
 
 def check_prov(run_dir: Path, problems: list[str]) -> dict[str, Any] | None:
@@ -65,7 +75,13 @@ class _Document:
         self.problems: list[str] = []
         prefixes = doc.get("prefix")
         self.prefixes = {"prov", "xsd", *(prefixes if isinstance(prefixes, dict) else ())}
+        for prefix, iri in prefixes.items() if isinstance(prefixes, dict) else ():
+            if not isinstance(iri, str) or _IRI.fullmatch(iri) is None:
+                self.problems.append(f"the namespace `{prefix}` is no IRI: `{iri}`")
+            elif prefix in _RESERVED and iri != _RESERVED[prefix]:
+                self.problems.append(f"the namespace `{prefix}` is bound to `{iri}`; it is `{_RESERVED[prefix]}`")
         self.kinds: dict[str, str] = {}
+        self.declared: set[str] = set()  # attributes that are not the standard's, and in order
 
     def run(self) -> None:
         for key, value in self.doc.items():
@@ -79,7 +95,7 @@ class _Document:
                 if known != kind and {known, kind} != {"entity", "activity"}:  # those are constraint 55
                     self.problems.append(f"`{name}` is both {known} and {kind}")
                 self._name(name)
-                self._attributes(f"{kind} `{name}`", record)
+                self._attributes(f"{kind} `{name}`", record, _KNOWN[kind])
                 for role in ("startTime", "endTime"):
                     self._time(f"{kind} `{name}`", record.get(f"prov:{role}"))
         for relation in RELATIONS:
@@ -98,19 +114,31 @@ class _Document:
             else:
                 self.problems.append(f"{section} `{name}` is no object")
 
-    def _name(self, name: str) -> None:
+    def _name(self, name: str) -> bool:
         prefix, colon, _ = name.partition(":")
-        if (colon and prefix not in self.prefixes) or (not colon and "default" not in self.prefixes):
+        known = (prefix if colon else "default") in self.prefixes
+        if not known:
             self.problems.append(f"the namespace of `{name}` is not declared")
+        return known
 
-    def _attributes(self, where: str, record: dict[str, Any]) -> None:
+    def _attributes(self, where: str, record: dict[str, Any], known: frozenset[str]) -> None:
+        """`known`: the attributes of the standard's that a record of this kind may have."""
         for key, value in record.items():
-            self._name(key)
-            if isinstance(value, list):
+            if key not in known and key not in self.declared:
+                if self._name(key) and not key.startswith("prov:"):
+                    self.declared.add(key)
+                elif key.startswith("prov:"):
+                    self.problems.append(f"{where} has a {key}, which PROV does not know there")
+            if isinstance(value, dict):
+                text, datatype = value.get("$"), value.get("type", value.get("lang"))
+                if not isinstance(text, str) or not isinstance(datatype, str):
+                    self.problems.append(f"{where} has a {key} that is no typed value")
+                elif datatype.startswith("xsd:") and not is_of_type(text, datatype[4:]):
+                    self.problems.append(f"{where} has a {key} that is no {datatype}: `{text}`")
+                elif key == "prov:label":
+                    self.problems.append(f"{where} has a label that is no text")
+            elif isinstance(value, list):
                 self.problems.append(f"{where} has several values of {key}")
-            elif isinstance(value, dict) and not (isinstance(value.get("$"), str) and isinstance(
-                    value.get("type", value.get("lang")), str)):
-                self.problems.append(f"{where} has a {key} that is no typed value")
             elif key == "prov:label" and not isinstance(value, str):
                 self.problems.append(f"{where} has a label that is no text")
 
@@ -118,11 +146,11 @@ class _Document:
         if value is None:
             return
         try:
-            time = datetime.fromisoformat(value)
+            instant(value)
         except (ValueError, TypeError):
-            self.problems.append(f"{where} has a time that is no ISO 8601: `{value}`")
+            self.problems.append(f"{where} has a time that is no ISO 8601 of XML Schema: `{value}`")
         else:
-            if time.tzinfo is None:
+            if _ZONE.search(value) is None:
                 self.problems.append(f"{where} has a time without a zone: `{value}`")
 
     def _relation(self, relation: str, name: str, record: dict[str, Any]) -> None:
@@ -138,7 +166,7 @@ class _Document:
                 self.problems.append(f"{where} refers to `{reference}`, which is not declared")
             elif kind and {self.kinds[reference], kind} not in ({kind}, {"entity", "activity"}):
                 self.problems.append(f"{where} needs {kind} as prov:{role}; `{reference}` is {self.kinds[reference]}")
-        self._attributes(where, record)
+        self._attributes(where, record, _KNOWN[relation])
         self._time(where, record.get("prov:time"))
 
     def _generations(self) -> None:

@@ -43,3 +43,23 @@ def read_json(run_dir: Path, name: str, problems: list[str]) -> Any:
     except ValueError as e:
         problems.append(f"{name}: is not JSON: {e}")
     return None
+
+
+def plain(value: Any) -> Any:
+    """A PROV-JSON value without its type: `{"$": "yp:Run", "type": "xsd:QName"}` is `yp:Run`."""
+    return value.get("$") if isinstance(value, dict) else value
+
+
+def number(value: Any) -> float | None:
+    """A PROV-JSON value as a number."""
+    value = plain(value)
+    try:
+        return None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def records(doc: Any, kind: str) -> dict[str, dict[str, Any]]:
+    """The records of one kind that are any."""
+    found = doc.get(kind) if isinstance(doc, dict) else None
+    return {k: r for k, r in found.items() if isinstance(r, dict)} if isinstance(found, dict) else {}

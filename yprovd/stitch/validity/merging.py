@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from yprovd.stitch.validity.claims import Violation
+from yprovd.stitch.validity.literals import Instant
 from yprovd.stitch.validity.statements import RELATIONS, Statement
 
-Term = str | int | datetime
+Term = str | int | Instant
 #: The placeholder `-` where it is no unknown (table 3 of the Recommendation).
 NOTHING = "-"
 
@@ -109,7 +109,7 @@ def describe(statement: Statement, name: Callable[[str], str]) -> str:
 
 
 def text_of(term: Term) -> str:
-    return term.isoformat() if isinstance(term, datetime) else str(term)
+    return term.isoformat() if isinstance(term, Instant) else str(term)
 
 
 def _thing(out: Normal, statement: Statement, name: Callable[[str], str]) -> None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from typing import NamedTuple
 
 from yprovd.stitch.validity.claims import Violation
+from yprovd.stitch.validity.literals import Instant
 from yprovd.stitch.validity.merging import Fact, Normal, Term, describe, text_of
 
 #: kind of the event, whose it is.
@@ -38,7 +38,7 @@ class Order:
         self.index: dict[Event, int] = {}
         self.events: list[Event] = []
         self.edges: list[list[Edge]] = []
-        self.times: list[list[tuple[datetime, str]]] = []
+        self.times: list[list[tuple[Instant, str]]] = []
         self.usages: dict[Term, Fact] = {}
         #: Entities that have a generation: stated ones (inference 7) and those of which one is stated or inferred.
         self.generated: set[Term] = {iri for iri, kinds in normal.things.items() if "entity" in kinds}
@@ -71,7 +71,7 @@ class Order:
 
     def _time(self, event: int, term: Term, source: str) -> None:
         time = self.normal.find(term)
-        if isinstance(time, datetime):
+        if isinstance(time, Instant):
             self.times[event].append((time, source))
 
     def _add(self, fact: Fact) -> None:
@@ -181,11 +181,11 @@ class Order:
         """Times that go against the order. Each component has the latest time that must not be after it, with where
         that came from; times with and without a zone are two worlds."""
         for zoned in (True, False):
-            latest: dict[int, tuple[datetime, str, tuple[str, ...]]] = {}  # of an event: what its component must reach
+            latest: dict[int, tuple[Instant, str, tuple[str, ...]]] = {}  # of an event: what its component must reach
             for members in reversed(components):
                 before = max((latest[e] for e in members if e in latest), default=None, key=lambda b: b[0])
                 own = sorted({(t, e, source) for e in members for t, source in self.times[e]
-                              if (t.tzinfo is not None) == zoned})
+                              if t.zoned == zoned})
                 if own and own[0][0] != own[-1][0]:
                     yield self._at_two_times(members, own[0], own[-1])
                 elif own and before and own[0][0] < before[0]:
@@ -202,7 +202,7 @@ class Order:
                                 latest[edge.to] = bound
 
     def _at_two_times(
-        self, members: list[int], one: tuple[datetime, int, str], two: tuple[datetime, int, str]
+        self, members: list[int], one: tuple[Instant, int, str], two: tuple[Instant, int, str]
     ) -> Violation:
         inside = set(members)
         rules = {e.rule for m in members for e in self.edges[m] if e.to in inside and e.to != m}

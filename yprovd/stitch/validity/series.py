@@ -1,9 +1,12 @@
-"""series.zarr: every series that prov.json names, computed again from its array."""
+"""series.zarr: every series that prov.json names, computed again from its array; and that no file of it is missing."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import zipfile
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,19 +15,30 @@ import numpy as np
 import zarr
 
 from yprovd.config import PROV_FILE
-from yprovd.stitch import SERIES_DIR
-from yprovd.stitch.validity.files import guarded
+from yprovd.stitch import PACKED_SERIES, SERIES_DIR
+from yprovd.stitch.contents import files_below
+from yprovd.stitch.storage import SPARSE, files_of
+from yprovd.stitch.validity.costs import check_accounts, check_energy
+from yprovd.stitch.validity.files import guarded, number, plain, records
 
 _TOLERANCE = 1e-9
 _OVERFLOWS = 1e300
 
 
 def check_series(run_dir: Path, doc: dict[str, Any], problems: list[str]) -> None:
-    claims = [r for r in (doc.get("entity") or {}).values() if isinstance(r, dict) and "yp:count" in r]
-    if not (run_dir / SERIES_DIR).is_dir():
+    claims = _named(doc, problems) if doc else []
+    packed = run_dir / PACKED_SERIES
+    if (run_dir / SERIES_DIR).is_dir():
+        _check_claims(zarr.open_group(run_dir / SERIES_DIR, mode="r"), claims, doc, problems)
+    elif packed.is_file():  # an unpacked zip file of the run: its crate lists this file, and no folder
+        zipfile.ZipFile(packed).close()  # raises what is wrong with it, which the store would hide
+        with zarr.storage.ZipStore(packed, mode="r") as store:
+            _check_claims(zarr.open_group(store, mode="r"), claims, doc, problems)
+    else:
         problems.append(f"{SERIES_DIR}: is missing")
-        return
-    store = zarr.open_group(run_dir / SERIES_DIR, mode="r")
+
+
+def _check_claims(store: Any, claims: list[dict[str, Any]], doc: dict[str, Any], problems: list[str]) -> None:
     for claim in claims:
         folder, _, path = str(claim.get("prov:location", "")).partition("/")
         try:
@@ -39,25 +53,47 @@ def check_series(run_dir: Path, doc: dict[str, Any], problems: list[str]) -> Non
             problems.append(f"{SERIES_DIR}: `{path}` is no array")
         else:
             guarded(problems, f"{SERIES_DIR}: `{path}`", partial(_one_series, array, path, claim, problems))
-    guarded(problems, f"{SERIES_DIR}: `meters`", partial(_energy, store, doc, problems))
+    guarded(problems, SERIES_DIR, partial(_chunks, store, problems))
+    guarded(problems, f"{SERIES_DIR}: `meters`", partial(check_energy, store, doc, problems))
+    guarded(problems, f"{SERIES_DIR}: `accounts`", partial(check_accounts, store, doc, problems))
 
 
-def _energy(store: Any, doc: dict[str, Any], problems: list[str]) -> None:
-    """The energy of the run and of its GPUs, summed again from what each meter counted."""
-    claims = [r for r in (doc.get("entity") or {}).values() if isinstance(r, dict) and "yp:energyMethod" in r]
+def _named(doc: dict[str, Any], problems: list[str]) -> list[dict[str, Any]]:
+    """The series that prov.json names; it says of the collection how many there are."""
+    entities = records(doc, "entity").values()
+    claims = [r for r in entities if plain(r.get("yp:type")) == "yp:Series" or "yp:count" in r]
     for claim in claims:
-        if claim.get("prov:location") != f"{SERIES_DIR}/meters":
-            continue
-        try:
-            energy = store["meters/energy"][:]
-            columns = {"energyJ": store["meters/counts"][:], "gpuEnergyJ": store["meters/counts_gpu"][:]}
-        except KeyError as e:
-            problems.append(f"{SERIES_DIR}: {e} is missing; {PROV_FILE} names it")
-            continue
-        for key, counts in columns.items():
-            said, found = _number(claim.get(f"yp:{key}")), float(energy[counts == 1].sum())
-            if not math.isclose(said or 0.0, found, rel_tol=1e-6, abs_tol=1e-6):
-                problems.append(f"{SERIES_DIR}: the meters counted {found} J; {PROV_FILE} says {key} {said}")
+        if number(claim.get("yp:count")) is None:
+            problems.append(f"{PROV_FILE}: the series `{claim.get('prov:label')}` has no yp:count")
+    left_out = sum(number(r.get("yp:seriesOmitted")) or 0 for r in records(doc, "activity").values())
+    said = [number(r.get("yp:seriesCount")) for r in entities if plain(r.get("yp:type")) == "yp:Telemetry"]
+    if said != [len(claims) + left_out]:
+        problems.append(f"{PROV_FILE}: names {len(claims)} series and leaves {left_out:g} out; its yp:seriesCount is "
+                        + (" and ".join(f"{n:g}" if n is not None else "no number" for n in said) or "missing"))
+    return claims
+
+
+def _chunks(store: Any, problems: list[str]) -> None:
+    """Every file of every array (`yprovd.stitch.storage` says why they have to be counted). A store that says nothing
+    of them was made before there was a count."""
+    about, said = store.metadata.consolidated_metadata, store.attrs.get(SPARSE)
+    if about is None or said is None:
+        return
+    there = Counter(name.rpartition("/")[0] for name in _files(store) if not name.endswith("zarr.json"))
+    sparse = json.loads(said)
+    for path, one in about.flattened_metadata.items():
+        if one.node_type == "array":
+            should = sparse.get(path, files_of(one.shape, one.shards or one.chunks))
+            if there[path] != should:
+                problems.append(f"{SERIES_DIR}: `{path}` has {there[path]} files of values; {should} were written")
+
+
+def _files(store: Any) -> list[str]:
+    where = store.store
+    if isinstance(where, zarr.storage.ZipStore):
+        with zipfile.ZipFile(where.path) as packed:
+            return packed.namelist()
+    return files_below(Path(where.root))
 
 
 def _one_series(array: Any, path: str, claim: dict[str, Any], problems: list[str]) -> None:
@@ -68,7 +104,7 @@ def _one_series(array: Any, path: str, claim: dict[str, Any], problems: list[str
     unit, units = str(claim.get("yp:unit", "")), str(array.attrs.get("units", ""))
     if unit != units:
         wrong(f"is in `{units}`", f"`{unit}`")
-    said = {key: _number(claim.get(f"yp:{key}")) for key in (
+    said = {key: number(claim.get(f"yp:{key}")) for key in (
         "count", "missing", "nonFinite", "min", "mean", "max", "last", "total")}
     found = _statistics(array, script=claim.get("yprov:source") == "script")
     count = (said["count"] or 0) - (said["nonFinite"] or 0)
@@ -144,13 +180,3 @@ def _statistics(array: Any, *, script: bool) -> _Found:
             known = np.ones(block.shape, dtype=bool) if missing is None else block != missing
             found.take(block / decimals if decimals != 1 else block, known, corner)
     return found
-
-
-def _number(value: Any) -> float | None:
-    """A PROV-JSON value as a number."""
-    if isinstance(value, dict):
-        value = value.get("$")
-    try:
-        return None if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return None

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+from yprovd.stitch.validity.literals import XSD, Instant, instant, moment_of
 
 if TYPE_CHECKING:
     from prov.model import ProvBundle, ProvDocument
@@ -61,14 +63,19 @@ RELATIONS: dict[str, Relation] = {
 _TIMES = {"activity": ("startTime", "endTime")} | {kind: ("time",) for kind, r in RELATIONS.items() if r.timed}
 
 
+#: Types of values. Many a document leaves out the `#` of XML Schema's namespace.
+_DATE_TIMES = (f"{XSD}dateTime", f"{XSD[:-1]}dateTime")
+_NAMES = (f"{XSD}QName", f"{XSD[:-1]}QName", f"{PROV}QUALIFIED_NAME")
+
+
 @dataclass(slots=True)
 class Statement:
-    """`args`: IRI of each role that is there, and times under `time`, `startTime`, `endTime` (UTC, or without a zone).
+    """`args`: IRI of each role that is there, and times under `time`, `startTime`, `endTime`.
     `key`: what it is called in the file, for a reader. `empty`: its prov:type says prov:EmptyCollection."""
 
     kind: str
     id: str | None
-    args: dict[str, str | datetime]
+    args: dict[str, str | Instant]
     key: str = ""
     empty: bool = False
 
@@ -85,12 +92,6 @@ class Document:
         return self.names.get(iri, iri)
 
 
-def instant(value: str) -> datetime:
-    """An xsd:dateTime, in UTC where it has a zone. Raises ValueError."""
-    time = datetime.fromisoformat(value)
-    return time.astimezone(UTC) if time.tzinfo else time
-
-
 # PROV-JSON
 
 
@@ -98,7 +99,7 @@ def from_json(doc: Any) -> Document:
     """The statements of parsed PROV-JSON. What is no PROV-JSON is a fault, and left out. Never raises."""
     out = Document()
     if isinstance(doc, dict):
-        _Reader(out, doc, {"prov": PROV, "xsd": "http://www.w3.org/2001/XMLSchema#"}, "").read()
+        _Reader(out, doc, {"prov": PROV, "xsd": XSD}, "").read()
     else:
         out.faults.append("the document is no JSON object")
     return out
@@ -111,7 +112,9 @@ class _Reader:
         self.out, self.doc, self.bundle = out, doc, bundle
         prefixes = doc.get("prefix")
         own = prefixes.items() if isinstance(prefixes, dict) else ()
-        self.prefixes = outer | {p: iri for p, iri in own if isinstance(iri, str)}
+        self.prefixes = outer | {p: iri for p, iri in own if isinstance(iri, str)} | {"prov": PROV}
+        if dict(own).get("prov", PROV) != PROV:
+            out.faults.append("the prefix `prov` is bound to another namespace than its own")
         self.unknown: set[str] = set()
 
     def read(self) -> None:
@@ -152,7 +155,7 @@ class _Reader:
         if not isinstance(record, dict):
             self.out.faults.append(f"{where} is no object")
             return
-        args: dict[str, str | datetime] = {}
+        args: dict[str, str | Instant] = {}
         several: list[str] = []
         for role in RELATIONS[kind].roles if kind in RELATIONS else ():
             value = record.get(f"prov:{role}")
@@ -169,25 +172,35 @@ class _Reader:
                 args[role] = time
         named = kind in KINDS or not key.startswith("_:")
         statement = Statement(kind, self._iri(key) if named else None, args, key,
-                              kind == "entity" and _is_empty(record.get("prov:type")))
+                              kind == "entity" and self._is_empty(record.get("prov:type")))
         yield from (Statement(kind, None, args | {"entity": iri}, key) for iri in several) if several else [statement]
 
-    def _time(self, where: str, value: Any) -> datetime | None:
+    def _time(self, where: str, value: Any) -> Instant | None:
+        datatype = value.get("type") if isinstance(value, dict) else None
         if isinstance(value, dict):
             value = value.get("$")
         if value is None:
             return None
         try:
+            if datatype is not None and self._resolved(datatype) not in _DATE_TIMES:
+                raise ValueError(datatype)
             return instant(value)
-        except (ValueError, TypeError, OverflowError):
-            self.out.faults.append(f"{where} has a time that is no xsd:dateTime: `{value}`")
+        except (ValueError, TypeError):
+            self.out.faults.append(f"{where} has a time that is no xsd:dateTime: `{value}`"
+                                   + (f" of type {datatype}" if datatype is not None else ""))
             return None
 
+    def _resolved(self, name: Any) -> str | None:
+        """The IRI of a name in a value; None for what is none."""
+        prefix, colon, local = name.partition(":") if isinstance(name, str) else ("", "", "")
+        space = self.prefixes.get(prefix if colon else "default")
+        return None if space is None else space + (local if colon else name)
 
-def _is_empty(types: Any) -> bool:
-    """A string that only looks like a name is none."""
-    return any(isinstance(t, dict) and t.get("$") == "prov:EmptyCollection"
-               for t in (types if isinstance(types, list) else [types]))
+    def _is_empty(self, types: Any) -> bool:
+        """A string that only looks like a name is none."""
+        return any(isinstance(t, dict) and self._resolved(t.get("type")) in _NAMES
+                   and self._resolved(t.get("$")) == f"{PROV}EmptyCollection"
+                   for t in (types if isinstance(types, list) else [types]))
 
 
 # any syntax, through prov
@@ -209,13 +222,13 @@ def _take(out: Document, bundle: ProvBundle, name: str) -> None:
     statements = out.instances.setdefault(name, [])
     for record in bundle.get_records():
         kind = PROV_N_MAP[record.get_type()]
-        args: dict[str, str | datetime] = {}
+        args: dict[str, str | Instant] = {}
         for attribute, value in record.formal_attributes:
             if isinstance(value, Identifier):
                 args[attribute.localpart] = value.uri
                 out.names.setdefault(value.uri, str(value))
             elif isinstance(value, datetime):
-                args[attribute.localpart] = value.astimezone(UTC) if value.tzinfo else value
+                args[attribute.localpart] = moment_of(value)
         known = record.identifier is not None and not str(record.identifier).startswith("_:")
         iri = record.identifier.uri if known else None
         if iri is not None:
