@@ -135,6 +135,8 @@ def test_those_of_whom_nothing_arrived_are_counted_once(tmp_path: Path) -> None:
     known = f"{process.packer.source:016x}"
     for at in (8.0, 9.0):  # by a daemon, and by the one after it
         node.json(at, Kind.LOSS, {"silent": [known, "00000000000000aa"], "silent_count": 2 if at == 8.0 else 5})
+    for nonsense in ({"silent": 5}, {"silent": [], "silent_count": "many"}, {"silent": None, "silent_count": 7}):
+        node.json(9.5, Kind.LOSS, nonsense)
     run.finish(10.0)
     record = run.record()
     assert (len(record.processes), record.unheard) == (1, 1 + 3)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from yprov.amounts import duration, energy, size
 from yprov.identifying import stated_in, urn_of
 from yprov.runs import RunView, plain
 from yprovd.errors import YprovError
@@ -282,27 +283,3 @@ def _job(f: dict[str, Any]) -> str:
 
 def _count(n: Any, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}" if n is not None else ""
-
-
-def duration(seconds: float | None) -> str:
-    """1.2 s, 3 min 05 s, 2 h 07 min."""
-    if seconds is None:
-        return "-"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def energy(joules: float) -> str:
-    for unit, factor in (("MJ", 1e6), ("kJ", 1e3)):
-        if joules >= 10 * factor:
-            return f"{joules / factor:.1f} {unit}"
-    return f"{joules:.1f} J"
-
-
-def size(number: float) -> str:
-    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if number >= factor:
-            return f"{number / factor:.1f} {unit}"
-    return f"{number:.0f} B"

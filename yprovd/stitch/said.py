@@ -78,5 +78,6 @@ def unheard(frames: Frames) -> int:
     for _source, _frame, value in frames.of_kind(Kind.LOSS):
         if isinstance(names := value.get("silent"), list):
             named.update(str(name) for name in names)
-            more += max(0, int(value.get("silent_count", 0)) - len(names))
+            count = value.get("silent_count")
+            more += max(0, count - len(names)) if isinstance(count, int) else 0
     return len(named - {f"{source:016x}" for source in frames.seen}) + more
