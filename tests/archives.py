@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,3 +79,10 @@ def make_run(parent: Path, *, keep_spool: bool = False) -> Kept:
     spool.close()
     stitch(path, keep_spool=keep_spool)
     return Kept(path, rows)
+
+
+def leave_spool(path: Path) -> None:
+    """As if the run in `path` had still to be stitched: a spool, which nobody has written to for long."""
+    (path / "spool").mkdir(exist_ok=True)
+    (path / "spool/a.spool").write_bytes(b"")
+    os.utime(path / "spool/a.spool", (0, 0))

@@ -53,7 +53,7 @@ def test_every_setting_is_in_the_readme() -> None:
 def test_every_call_of_the_client_is_in_the_readme() -> None:
     for name in yprov.__all__:
         if name != "Run":
-            assert f"{name}(" in README, name
+            assert (f"{name}(" if name != "YprovError" else "`yprov.YprovError`") in README, name
 
 
 def test_every_state_is_in_the_readme() -> None:

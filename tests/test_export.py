@@ -22,7 +22,7 @@ import zarr
 from prov.model import ProvDocument
 
 import yprov
-from tests.archives import ODD, Kept, make_run
+from tests.archives import ODD, Kept, leave_spool, make_run
 from tests.running import YPROV, environment
 from tests.running import yprov as command
 from yprov import export_netcdf, export_tables
@@ -31,6 +31,7 @@ from yprov.export_zip import crate_of_zip
 from yprov.reading import RecordedRun
 from yprovd.errors import YprovError
 from yprovd.stitch.crate import archive_files
+from yprovd.stitch.validate import validate_run
 
 READ_BACK = {"provn": {"format": "provn"}, "xml": {"format": "xml"}, "jsonld": {"format": "jsonld"},
              "ttl": {"format": "rdf", "rdf_format": "turtle"}, "rdf": {"format": "rdf", "rdf_format": "xml"}}
@@ -64,7 +65,8 @@ def test_netcdf_has_every_group_with_equal_values_and_attributes(
     run: RecordedRun, tmp_path: Path, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_netcdf, "PART", part)
-    path = export(run, "netcdf", str(tmp_path)).path
+    path = tmp_path / "run.nc"
+    export_netcdf.write_netcdf(run, run.groups, path, lambda stage: None)  # in this process, with our parts
     for group in run.groups:
         ours = xr.open_dataset(path, group=group, engine="h5netcdf", decode_cf=False)
         theirs = xr.open_dataset(run.directory / "series.zarr", group=group, engine="zarr", consolidated=False,
@@ -316,11 +318,11 @@ def test_nothing_is_written_over_unless_forced(run: RecordedRun, tmp_path: Path)
             export(run, to, str(tmp_path))
         assert "--force" in e.value.hint
         if path.is_dir():
-            (path / "old.csv").write_text("old")
+            (path / "host.csv").write_text("old")
         else:
             path.write_text("old")
         export(run, to, str(tmp_path), force=True)
-        assert not (path / "old.csv").exists() if path.is_dir() else path.stat().st_size > 10
+        assert (path / "host.csv" if path.is_dir() else path).stat().st_size > 10
         assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
@@ -334,6 +336,55 @@ def test_folder_of_something_else_is_not_removed_even_when_forced(run: RecordedR
     (tmp_path / "resnet.nc").mkdir()
     with pytest.raises(YprovError, match="is not removed"):
         export(run, "netcdf", str(tmp_path), force=True)
+
+
+@pytest.mark.parametrize("to", ["csv", "parquet"])
+def test_a_table_of_the_user_is_not_removed_even_when_forced(run: RecordedRun, tmp_path: Path, to: str) -> None:
+    """Neither beside tables of ours, nor in a folder that has none."""
+    folder = export(run, to, str(tmp_path)).path
+    export(run, to, str(tmp_path), force=True)
+    if to == "csv":
+        (folder / "results.csv").write_text("a,b\n")
+    else:
+        pd.DataFrame({"a": [1]}).to_parquet(folder / "results.parquet")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / f"host.{to}").write_text("mine")
+    for where, file in ((tmp_path, folder / f"results.{to}"), (other, None)):
+        if file is None:
+            shutil.copytree(other, other / f"resnet-{to}")
+            file = other / f"resnet-{to}/host.{to}"
+        before = file.read_bytes()
+        with pytest.raises(YprovError, match=f"is not removed: it holds `{file.name}`, which is no export"):
+            export(run, to, str(where), force=True)
+        assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("where", [".", "spool", "link"])
+def test_nothing_is_written_into_the_run_itself(where: str, kept: Kept, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(kept.path, run_dir)
+    (run_dir / "spool").mkdir(exist_ok=True)
+    (tmp_path / "link").symlink_to(run_dir)
+    target = tmp_path / "link" if where == "link" else run_dir / where
+    for to in ("provn", "csv", "zip"):
+        done = command("export", str(run_dir), "--to", to, cwd=target)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "would lie in the run itself" in done.stderr
+        assert f"hint: -o {os.path.relpath(tmp_path, target.resolve())} " in done.stderr
+    assert validate_run(run_dir) == []
+
+
+@pytest.mark.parametrize("to", ["netcdf", "parquet", "csv", "zip", "provn"])
+def test_a_full_disk_is_said_and_leaves_nothing(to: str, kept: Kept, tmp_path: Path) -> None:
+    """A limit on the size of files is met as a full disk is, by any user. HDF5 ends its process by SIGSEGV."""
+    words = " ".join([*YPROV, "export", str(kept.path), "--to", to])
+    done = subprocess.run(["bash", "-c", f"ulimit -f 1; exec {words}"], cwd=tmp_path, env=environment(), text=True,
+                          capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert complaints(done.stderr)[0].startswith("error: cannot write `")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_failure_leaves_nothing_behind(run: RecordedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,6 +401,20 @@ def test_missing_directory_is_named(run: RecordedRun, tmp_path: Path) -> None:
     with pytest.raises(YprovError, match="there is no directory") as e:
         export(run, "provn", str(tmp_path / "a/b.provn"))
     assert e.value.hint == f"mkdir -p {tmp_path / 'a'}"
+
+
+@pytest.mark.parametrize("given", ["pdf", "png", "PDF", ".png"])
+def test_a_picture_that_is_no_format_says_how_it_is_made(given: str) -> None:
+    with pytest.raises(YprovError, match=f"no format `{given}`; there are provn, xml") as e:
+        format_of(given)
+    kind = given.lower().lstrip(".")
+    assert e.value.hint == f"yprov export RUN --to dot -o - | dot -T{kind} -o FILE   draws the graph so"
+
+
+def test_a_format_that_is_like_no_other_is_not_guessed() -> None:
+    with pytest.raises(YprovError, match="no format `df`") as e:
+        format_of("df")
+    assert e.value.hint == "yprov export --help"
 
 
 @pytest.mark.parametrize(("given", "near"), [("jsn", "jsonld"), ("net-cdf", "netcdf"), ("parket", "parquet")])
@@ -453,6 +518,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(kept: Kept, tmp_path: Path) ->
 def test_command_on_a_run_without_an_archive_says_what_to_type(kept: Kept, tmp_path: Path) -> None:
     shutil.copytree(kept.path, tmp_path / "run")
     (tmp_path / "run/prov.json").unlink()
+    leave_spool(tmp_path / "run")
     done = command("export", "run", "--to", "svg", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr == "error: `run` was not stitched yet\nhint: yprov stitch run\n"

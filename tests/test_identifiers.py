@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.running import only_run, yprov
+from yprov.identifying import identify
+from yprovd.errors import YprovError
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,27 @@ def test_id_of_what_is_no_run_is_an_error(made: str, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("fault", ["encrypted", "damaged"])
+def test_id_of_a_zip_that_cannot_be_read_is_an_error(fault: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("prov.json", "run.json", "ro-crate-metadata.json"):
+            archive.writestr(name, "{}" * 1000)
+    data = bytearray(path.read_bytes())
+    if fault == "encrypted":
+        for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            at = data.find(header)
+            while at >= 0:
+                data[at + flags] |= 1
+                at = data.find(header, at + 1)
+    else:
+        data[39:45] = b"\xff" * 6
+    path.write_bytes(data)
+    with pytest.raises(YprovError, match="as a zipped run") as e:
+        identify(str(path), str(tmp_path))
+    assert e.value.hint == "was it copied as a whole?"
 
 
 def test_carbon_is_that_of_the_option_and_of_the_files_overhead(workplace: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -104,7 +105,19 @@ def test_a_run_that_goes_on_is_said_to(tmp_path: Path) -> None:
                 assert done.stderr == (f"error: `{run_dir}` is still going\n"
                                        f"hint: yprov stitch --force {run_dir}\n"), words
             shown = command("show", cwd=tmp_path)
-            assert (shown.returncode, shown.stdout.splitlines()[0], shown.stderr) == (0, "cat: running", "")
+            assert (shown.returncode, shown.stderr) == (0, "")
+            told = shown.stdout.splitlines()
+            assert re.fullmatch(r"cat: running for \d+\.\d s", told[0])
+            assert told[1] == "  command  cat"
+            assert f"  node     1 node, {os.uname().nodename}" in told
+            assert told[-1] == f"  run      {run_dir}"
+            row = command("ls", cwd=tmp_path).stdout.splitlines()[1]
+            assert re.search(r"  running +\d+\.\d s +1 ", row)
+            assert command("stitch", "--force", "last", cwd=tmp_path).returncode == 0
+            again = json.loads(command("show", "--json", cwd=tmp_path).stdout)
+            assert (again["state"], again["reason"]) == ("running", None)
+            assert again["running_s"] > again["duration_s"] > 0
+            assert "(the figures are of the first " in command("show", cwd=tmp_path).stdout.splitlines()[0]
         finally:
             running.communicate("", timeout=60)
 

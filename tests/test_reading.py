@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import math
 import os
+import pickle
 import random
 import re
 import shutil
@@ -26,13 +28,17 @@ import zarr
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 
 import yprov
-from tests.archives import ODD, ROWS, Kept, make_run
+from tests.archives import ODD, ROWS, Kept, leave_spool, make_run
 from tests.running import environment
-from tests.stitch.builders import ns
+from tests.stitch.builders import RunSpool, ns
+from tests.stitch.golden.small import config
 from yprov.export import export
+from yprov.export_netcdf import write_netcdf
 from yprov.reading import RecordedRun
+from yprov.reading_columns import KEYS
 from yprov.reading_zip import ZippedRun
 from yprovd.errors import YprovError
+from yprovd.stitch import stitch
 
 WAYS = ("directory", "zip", "unpacked", "packed by others", "compressed by others")
 
@@ -219,6 +225,7 @@ def test_run_that_was_not_stitched_says_what_to_type(tmp_path: Path, kept: Kept)
     path = tmp_path / "run"
     shutil.copytree(kept.path, path)
     (path / "prov.json").unlink()
+    leave_spool(path)
     with pytest.raises(YprovError, match="was not stitched yet") as e:
         yprov.open_run(path)
     assert e.value.hint == f"yprov stitch {path}"
@@ -347,3 +354,129 @@ print([name for name in names if "zip" in name or "(deleted)" in name])
     done = subprocess.run([sys.executable, "-c", code, *(str(p) for p in ways.values())], capture_output=True,
                           text=True, env=environment(), check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("form", ["zip", "compressed by others"])
+def test_a_run_that_is_closed_twice_closes_no_other_file(form: str, ways: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(b"of somebody else")
+    run = yprov.open_run(ways[form])
+    late = run.series("host")
+    run.close()
+    others = [open(tmp_path / "other", "rb") for _ in range(4)]  # noqa: SIM115  # they have the numbers that are free
+    try:
+        run.close()
+        for ask in (late.load, lambda: run.read("run.json"), lambda: run.series("host")):
+            with pytest.raises(YprovError, match="the run was closed"):
+                ask()
+        assert [f.read() for f in others] == [b"of somebody else"] * len(others)
+    finally:
+        for f in others:
+            f.close()
+
+
+@pytest.mark.parametrize("form", ["zip", "compressed by others"])
+def test_a_run_that_nobody_has_any_more_leaves_no_file_open(form: str, ways: dict[str, Path]) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        yprov.open_run(ways[form]).series("host").load()
+    gc.collect()
+    left = [os.readlink(f"/proc/self/fd/{n}") for n in set(os.listdir("/proc/self/fd")) - before
+            if os.path.lexists(f"/proc/self/fd/{n}")]
+    assert [name for name in left if "zip" in name or "(deleted)" in name] == []
+
+
+def test_what_was_loaded_goes_to_another_process(ways: dict[str, Path]) -> None:
+    for path in ways.values():
+        with yprov.open_run(path) as run:
+            table = run.series("host").load().copy()
+            assert pickle.loads(pickle.dumps(table)).identical(table)
+
+
+#: Metrics that are called as what each table has beside its metrics, and one that HDF5 cannot hold.
+HARD = (*KEYS, "nul\0", "%63ontext")
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hard") / "20260101T000000Z-hard-0b7c1a52"
+    (path / "spool").mkdir(parents=True)
+    (path / "run.json").write_text(json.dumps(config().to_json()))
+    spool = RunSpool(path / "spool")
+    spool.begin(config=config().to_json(), user="ada")
+    process = spool.process("n1", rank=0)
+    for number, name in enumerate(HARD):
+        process.metric(2.0, name, 100.0 + number, step=7)
+    process.exit(3.0)
+    spool.finish(10.0, exit_code=0)
+    spool.close()
+    stitch(path)
+    return path
+
+
+def test_a_metric_may_be_called_as_a_key_of_its_table(hard: Path) -> None:
+    with yprov.open_run(hard) as run:
+        (row,) = run.metrics().to_dict("records")
+        assert (row["context"], row["step"], row["rank"]) == (None, 7, 0)
+        names = [f"%{ord(name[0]):02X}{name[1:]}" for name in KEYS]
+        assert [row[name] for name in names] == [100.0 + i for i in range(len(KEYS))]
+        assert row["%2563ontext"] == 107.0
+        assert {f"{array}" for array in run.root["metrics/run"]} >= set(names)
+
+
+def test_a_run_of_before_with_a_metric_called_context_is_read(hard: Path, tmp_path: Path) -> None:
+    path = tmp_path / hard.name
+    shutil.copytree(hard, path)
+    store = path / "series.zarr"
+    (store / "metrics/run/%63ontext").rename(store / "metrics/run/context")
+    root = json.loads((store / "zarr.json").read_text())
+    inside = root["consolidated_metadata"]["metadata"]
+    inside["metrics/run/context"] = inside.pop("metrics/run/%63ontext")
+    (store / "zarr.json").write_text(json.dumps(root))
+    with yprov.open_run(path) as run:
+        (row,) = run.metrics().to_dict("records")
+        assert (row["context"], row["%63ontext"]) == (None, 100.0)
+
+
+def test_a_nul_in_a_name_is_written_into_netcdf_as_it_is_in_texts(hard: Path, tmp_path: Path) -> None:
+    with yprov.open_run(hard) as run:
+        write_netcdf(run, run.groups, tmp_path / "run.nc", lambda stage: None)
+    with xr.open_dataset(tmp_path / "run.nc", group="metrics/run", engine="h5netcdf") as found:
+        assert found["nul%00"].attrs["long_name"] == "nul\\u0000"
+        assert found["nul%00"].values.tolist() == [106.0]
+
+
+def test_metrics_outside_of_contexts_and_of_a_context_that_is_called_run(hard: Path, run: RecordedRun) -> None:
+    with yprov.open_run(hard) as plain:
+        assert len(plain.metrics("run")) == 1
+        assert plain.metrics("run").equals(plain.metrics())
+    for context in ("run", "nosuch"):
+        with pytest.raises(yprov.YprovError, match=f"has no metrics of `{context}`; it has .*many, .*training"):
+            run.metrics(context)
+    with pytest.raises(yprov.YprovError, match="has no metrics of `trainin`") as e:
+        run.metrics("trainin")
+    assert e.value.hint == "did you mean `training`?"
+
+
+def test_a_kind_of_which_no_energy_is_told_is_refused(run: RecordedRun) -> None:
+    with pytest.raises(yprov.YprovError, match="energy is told of no `nosuch`") as e:
+        run.energy("nosuch")
+    assert e.value.hint == "of each run, context, epoch, span"
+
+
+def test_a_context_called_run_is_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "20260101T000000Z-hard-0b7c1a52"
+    (path / "spool").mkdir(parents=True)
+    (path / "run.json").write_text(json.dumps(config().to_json()))
+    spool = RunSpool(path / "spool")
+    spool.begin(config=config().to_json(), user="ada")
+    process = spool.process("n1", rank=0)
+    process.metric(2.0, "loss", 1.0)
+    with process.span(3.0, 5.0, "context", "run"):
+        process.metric(4.0, "loss", 2.0)
+    process.exit(6.0)
+    spool.finish(10.0, exit_code=0)
+    spool.close()
+    stitch(path)
+    with yprov.open_run(path) as run:
+        assert run.metrics("run")["loss"].tolist() == [2.0]
+        assert sorted(run.metrics()["loss"]) == [1.0, 2.0]

@@ -12,9 +12,10 @@ import pytest
 
 from tests.running import attribute, document, environment, yprov
 from tests.stitch.builders import RunSpool, gauge, ns
+from yprov.listing import listed, table
 from yprov.refreshing import refresh
 from yprov.runs import view
-from yprov.summary import facts, lines, row, table
+from yprov.summary import facts, lines
 from yprovd import slurm
 from yprovd.config import RunConfig, Settings
 from yprovd.errors import YprovError
@@ -271,7 +272,7 @@ def test_show_and_ls_tell_job_attempt_nodes_and_what_was_dark(tmp_path: Path) ->
     text = lines(view(run_dir))
     assert "  job      slurm 7 (train), task 3 of array 5, attempt 1, 3 nodes, 1 dark, timeout" in text
     assert "  dark     n3: no daemon was heard" in text
-    assert "2 (1 dark)" in table([row(view(run_dir))])[1]
+    assert "2 (1 dark)" in table([listed(view(run_dir)).cells])[1]
     told = facts(view(run_dir))
     assert told["job"]["id"] == "7"
     assert told["dark"] == {"nodes": 1, "hosts": "n3", "reasons": ["n3: no daemon was heard"]}

@@ -393,7 +393,7 @@ def test_a_command_shorter_than_a_sample_has_the_kernels_figures(tmp_path: Path)
 
 
 def test_a_peak_that_is_only_ours_is_not_told_as_the_commands(tmp_path: Path) -> None:
-    done = yprov("run", "--interval", "60", "--", "true", cwd=tmp_path)
+    done = yprov("run", "--interval", "60", "--experiment", "x", "--", "true", cwd=tmp_path)
     run = document(only_run(tmp_path))["activity"]["run"]
     assert (attribute(run, "peakMemoryBytes"), attribute(run, "rusageMaxRssBytes")) == (None, None)
     assert "peak" not in done.stderr

@@ -138,3 +138,30 @@ def test_an_archive_of_before_these_attributes_is_shown_as_it_was() -> None:
     old = replace(old, run=plain(old.records["activity"]["run"]))
     assert line(old, "energy") == "100.0 J (measured)"
     assert not any(text.startswith(("  gpu", "  meter")) for text in lines(old))
+
+
+def test_what_was_cut_is_counted() -> None:
+    """Of more than a thousand parameters the document has a thousand, inputs first."""
+    told = view()
+    inputs = {k: v for k, v in told.records["entity"].items() if k.startswith("param/")}
+    for name in [k for k in told.records["entity"] if k.startswith("result/")]:
+        del told.records["entity"][name]
+    shown = len(inputs)
+    cut = replace(told, run={**told.run, "parametersOmitted": 2000, "seriesOmitted": 7})
+    assert line(cut, "params").endswith(f", and {max(0, shown - 8) + 2000} more")
+    assert facts(cut)["omitted"] == {"parameters": 2000, "series": 7}
+    assert facts(told)["omitted"] == {}
+    assert any(text == "  metrics  and 7 series more, which only series.zarr has room for" for text in lines(cut))
+    cut.records["entity"]["result/r"] = {"prov:label": "r", "prov:value": "1"}
+    assert line(cut, "results") == "r 1, and 2000 more"
+    assert "2000" not in line(cut, "params")
+
+
+def test_more_metrics_than_a_line_has_room_for_are_counted() -> None:
+    told = view()
+    shown = len(facts(told)["metrics"]["run"])
+    for i in range(20):
+        told.records["entity"][f"series/metrics/run/m{i:02d}"] = {
+            "prov:label": f"m{i:02d}", "yprov:context": "run", "yprov:source": "script",
+            "yp:last": {"$": "1.5", "type": "xsd:double"}}
+    assert line(told, "metrics").endswith(f", m{7 - shown:02d} 1.5, and {shown + 12} more")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import os
 
     from yprov.reading import RecordedRun
-    from yprovd.errors import YprovError as YprovError
+    from yprovd.errors import YprovError
 
 context = _client.context
 current_run = _client.current_run
@@ -41,9 +41,9 @@ span = _client.span
 
 
 def open_run(path: str | os.PathLike[str] = "last", directory: str | os.PathLike[str] = "yprov-runs") -> RecordedRun:
-    """Open a recorded run to read it: its directory, a zip file of it, or, within `directory`, a part of its name or
-    `last`. See `yprov.reading.RecordedRun`. Unlike all the rest of this module it may raise (YprovError), and loads
-    numpy, zarr and xarray as they are needed.
+    """Open a recorded run to read it: its directory, a zip file of it, or, within `directory`, its name or a part, its
+    id, or `last`. See `yprov.reading.RecordedRun`. Unlike all the rest of this module it may raise (`YprovError`), and
+    loads numpy, zarr and xarray as they are needed.
 
         with yprov.open_run("last") as run:
             print(run.parameters, run.metrics("training"), run.energy("epoch"))
@@ -53,8 +53,9 @@ def open_run(path: str | os.PathLike[str] = "last", directory: str | os.PathLike
     return opened(path, directory)
 
 
-def __getattr__(name: str) -> type[Exception]:
-    if name == "YprovError":  # which only `open_run` raises: loaded when somebody wants to catch it
+def __getattr__(name: str) -> object:
+    """`yprov.YprovError`, what `open_run` and its runs raise: loaded when it is asked for, as all of `yprovd`."""
+    if name == "YprovError":
         from yprovd.errors import YprovError
 
         return YprovError
@@ -63,6 +64,7 @@ def __getattr__(name: str) -> type[Exception]:
 
 __all__ = [
     "Run",
+    "YprovError",
     "context",
     "current_run",
     "epoch",

@@ -7,6 +7,7 @@ import difflib
 import fnmatch
 import os
 import re
+import shlex
 import shutil
 import tempfile
 import warnings
@@ -73,6 +74,7 @@ def export(
     chosen = _choose(run, groups) if kind.of == "series" else []
     single = not kind.folder or (bool(groups) and len(chosen) == 1)
     final = _destination(run, kind, output, chosen[0] if single and kind.folder else "", single)
+    _ensure_outside(final, run)
     _ensure_free(final, kind, force)
     partial = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
@@ -145,9 +147,11 @@ def format_of(name: str) -> Format:
     for known, kind in FORMATS.items():
         if wanted in (known, kind.suffix):
             return kind
-    near = difflib.get_close_matches(wanted, FORMATS, n=1, cutoff=0.4)
-    raise YprovError(f"there is no format `{name}`; there are {', '.join(FORMATS)}",
-                     hint=f"did you mean `--to {near[0]}`?" if near else "yprov export --help")
+    near = difflib.get_close_matches(wanted, [f for f in FORMATS if f[0] == wanted[:1]], n=1, cutoff=0.5)
+    hint = f"did you mean `--to {near[0]}`?" if near else "yprov export --help"
+    if wanted in ("pdf", "png", "jpg", "ps", "eps"):
+        hint = f"yprov export RUN --to dot -o - | dot -T{wanted} -o FILE   draws the graph so"
+    raise YprovError(f"there is no format `{name}`; there are {', '.join(FORMATS)}", hint=hint)
 
 
 def _ensure_asked_well(kind: Format, groups: Sequence[str], full: bool) -> None:
@@ -189,13 +193,23 @@ def _destination(run: RecordedRun, kind: Format, output: str | None, group: str,
     return path
 
 
+def _ensure_outside(final: Path, run: RecordedRun) -> None:
+    """A file more in the run's directory would make another archive of it, which is not what its crate lists."""
+    if run.directory.is_dir() and Path(os.path.realpath(final.parent)).is_relative_to(os.path.realpath(run.directory)):
+        raise YprovError(f"`{final}` would lie in the run itself, which is complete and has an identifier",
+                         hint=f"-o {shlex.quote(os.path.relpath(os.path.dirname(os.path.realpath(run.directory))))}"
+                              "   writes beside the run")
+
+
 def _ensure_free(final: Path, kind: Format, force: bool) -> None:
     if not final.exists() and not final.is_symlink():
         return
     if not force:
         raise YprovError(f"`{final}` exists", hint="--force writes over it, -o FILE writes elsewhere")
     if final.is_dir():
-        other = next((p for p in final.rglob("*") if p.is_file() and p.suffix != f".{kind.suffix}"), None)
+        from yprov.export_tables import not_ours
+
+        other = not_ours(final, kind.suffix) if kind.folder else next((p for p in final.rglob("*")), None)
         if other is not None or not kind.folder:
             raise YprovError(f"`{final}` is not removed: it holds `{other.name if other else '...'}`, which is no "
                              "export", hint="-o FILE writes elsewhere")
@@ -230,9 +244,9 @@ def _series(
     run: RecordedRun, kind: Format, groups: list[str], path: Path, single: bool, progress: Callable[[str], None]
 ) -> None:
     if not kind.folder:
-        from yprov.export_netcdf import write_netcdf
+        from yprov.export_netcdf import export_netcdf
 
-        write_netcdf(run, groups, path, progress)
+        export_netcdf(run, groups, path, progress)
         return
     from yprov.export_tables import write_table, write_tables
 

@@ -13,6 +13,7 @@ A large group is read in parts of `PART` bytes.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ from yprov.reading_columns import Column, columns_of
 PART = 64 << 20
 #: What tells of a device is in the table of devices.
 _OF_DEVICES = "device_attributes"
+#: What columns.csv is called, and its own columns.
+_COLUMNS, _ABOUT = "columns.csv", ("table", "column", "units", "long_name")
+_DEVICES = pa.schema([("group", pa.string()), ("node", pa.int32()), ("device", pa.string()),
+                      ("device_name", pa.string()), (_OF_DEVICES, pa.string())])
 _NAMES = ("device", "hostname", "device_name", "node")
 _TYPES = {"time": pa.timestamp("ns", "UTC"), "text": pa.string()}
 
@@ -53,9 +58,39 @@ def write_tables(
         for row in about:
             if "since 1970" in row["units"]:
                 row["units"] = "UTC"
-        table = pa.Table.from_pylist(about, pa.schema([(k, pa.string()) for k in ("table", "column", "units",
-                                                                                    "long_name")]))
-        _write(folder / "columns.csv", suffix, table.schema, [table])
+        table = pa.Table.from_pylist(about, pa.schema([(k, pa.string()) for k in _ABOUT]))
+        _write(folder / _COLUMNS, suffix, table.schema, [table])
+
+
+def not_ours(folder: Path, suffix: str) -> Path | None:
+    """A file of `folder` that `write_tables` has not written, or None: a table of ours is named in columns.csv, and in
+    Parquet says itself of which run and group it is."""
+    ours = {folder / f"{table}.csv" for table in _listed(folder / _COLUMNS)} if suffix == "csv" else set()
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_dir() or path in ours or (suffix == "parquet" and _is_our_parquet(path))):
+            return path
+    return None
+
+
+def _listed(path: Path) -> set[str]:
+    """The tables in a columns.csv of ours, with those that it does not list."""
+    try:
+        with open(path, encoding="utf-8", newline="") as f:
+            rows = csv.DictReader(f)
+            if rows.fieldnames != list(_ABOUT):
+                return set()
+            return {row["table"] for row in rows} | {"columns", "devices"}
+    except (OSError, ValueError, csv.Error):
+        return set()
+
+
+def _is_our_parquet(path: Path) -> bool:
+    try:
+        schema = pyarrow.parquet.read_schema(path)
+    except (OSError, pa.ArrowException):
+        return False
+    about = schema.metadata or {}
+    return path.suffix == ".parquet" and ((b"group" in about and b"run" in about) or schema.names == _DEVICES.names)
 
 
 def write_table(
@@ -140,6 +175,4 @@ def _devices(run: RecordedRun, groups: Sequence[str]) -> pa.Table | None:
                       for row in zip(*(p if p is not None else [None] * count for p in parts), strict=True)]
     if not found:
         return None
-    return pa.Table.from_pylist(found, pa.schema([
-        ("group", pa.string()), ("node", pa.int32()), ("device", pa.string()), ("device_name", pa.string()),
-        (_OF_DEVICES, pa.string())]))
+    return pa.Table.from_pylist(found, _DEVICES)

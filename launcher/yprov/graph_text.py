@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from yprov.amounts import duration, energy, size
+from yprov.wording import duration, energy, size
 
 _WIDTH = 24
 _MOST_LINES = 4

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import uuid
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from yprov.runs import ensure_archive, find
+from yprov.choosing import find
+from yprov.runs import ensure_archive
+from yprov.zipped import DAMAGED
 from yprovd.config import RUN_FILE, RunConfig
 from yprovd.errors import YprovError
 from yprovd.swhid import stated_id
@@ -36,22 +39,23 @@ def stated_in(where: Path) -> str | None:
         return None
 
 
-def identify(given: str, directory: str) -> dict[str, Any]:
+def identify(given: str, directory: str, note: Callable[[str], None] = lambda sentence: None) -> dict[str, Any]:
     """urn, content_id (of what lies there now), stated (by the crate, None: nothing), same. `given` as for every
-    command, or a zip file. Reads every file. Raises YprovError."""
+    command, or a zip file; `note`: as for `find`. Reads every file. Raises YprovError."""
     path = Path(given)
     if path.is_file():
         return _of_zip(path)
     from yprovd.stitch.identity import content_id
 
-    run_dir = find(given, directory)
+    run_dir = find(given, directory, note)
     ensure_archive(run_dir)
     if not (run_dir / _CRATE).is_file():
         raise YprovError(f"`{run_dir}` has no archive yet", hint=f"yprov stitch {run_dir}")
     try:
         return _facts(RunConfig.read(run_dir).run_id, content_id(run_dir), stated_in(run_dir))
-    except (OSError, zipfile.BadZipFile) as e:
-        raise YprovError(f"cannot read the archive in `{run_dir}`: {e}") from None
+    except (OSError, *DAMAGED) as e:
+        raise YprovError(f"cannot read the archive in `{run_dir}`: {e}",
+                         hint=f"yprov validate {run_dir}") from None
 
 
 def _of_zip(path: Path) -> dict[str, Any]:
@@ -63,8 +67,8 @@ def _of_zip(path: Path) -> dict[str, Any]:
             crate = _member(archive, _CRATE)
             run_id = json.loads(_member(archive, RUN_FILE) or b"{}").get("run_id")
             return _facts(str(run_id), found, stated_id(json.loads(crate)) if crate else None)
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as e:
-        raise YprovError(f"cannot read `{path}` as a zipped run: {e}") from None
+    except (OSError, AttributeError, *DAMAGED) as e:
+        raise YprovError(f"cannot read `{path}` as a zipped run: {e}", hint="was it copied as a whole?") from None
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes | None:

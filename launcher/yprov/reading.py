@@ -10,13 +10,14 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from yprov.choosing import find
 from yprov.reading_folder import Folder
-from yprov.runs import ensure_archive, find, plain
+from yprov.runs import ensure_archive, plain
 from yprovd.config import PROV_FILE, RUN_FILE, RunConfig
 from yprovd.errors import YprovError
 from yprovd.stitch import SERIES_DIR
@@ -43,6 +44,7 @@ _OF_RUN = {
     "gpu_hours": "gpuHours", "cpu_s": "cpuSeconds", "peak_memory_bytes": "peakMemoryBytes",
     "gpu_peak_memory_bytes": "gpuPeakMemoryBytes", "first_step": "firstStep", "last_step": "lastStep",
 }
+_KINDS = ("run", "context", "epoch", "span")
 _TIMES, _INTEGERS, _TEXTS = ("begin", "end"), ("epoch", "first_step", "last_step", "count"), ("kind", "context", "name")
 
 
@@ -50,7 +52,8 @@ class RecordedRun:
     """A run that has ended and was stitched. Use it as a context manager, or `close()` it: a zip file stays open.
 
     `directory`: the run's directory, or the zip file. `id`: UUID. `state`: completed, failed, cancelled, timeout,
-    node_fail, killed or incomplete. `config`: what was asked for (command, cwd, settings).
+    node_fail, killed or incomplete. `config`: what was asked for (command, cwd, settings). `experiment`, `tags`:
+    those of the run; `commit`: of the code's repository, None without one.
     """
 
     def __init__(self, files: Folder | ZippedRun) -> None:
@@ -65,6 +68,9 @@ class RecordedRun:
         except (KeyError, TypeError, AttributeError, ValueError):
             raise YprovError(f"`{self.directory}` is damaged", hint=f"yprov validate {self.directory}") from None
         self.id, self.name = self.config.run_id, self.config.name
+        self.experiment, self.tags = self.config.settings.experiment, dict(self.config.settings.tags)
+        commit = plain(self.prov.get("entity", {}).get("run:code") or {}).get("commit")
+        self.commit = None if commit is None else str(commit)
         self.state = str(self._run.get("state", "incomplete"))
 
     def __repr__(self) -> str:
@@ -87,7 +93,7 @@ class RecordedRun:
         try:
             return json.loads(self._files.read(name))
         except FileNotFoundError:
-            raise YprovError(f"`{self.directory}` has no {name}", hint=f"yprov stitch {self.directory}") from None
+            raise YprovError(f"`{self.directory}` has no {name}", hint=f"yprov validate {self.directory}") from None
         except OSError as e:
             raise YprovError(f"cannot read `{self.directory}/{name}`: {e.strerror}") from None
 
@@ -133,6 +139,8 @@ class RecordedRun:
 
     def series(self, group: str) -> xr.Dataset:
         """A group as a Dataset, read when it is used: times decoded, missing values NaN, `units` in the attributes.
+        Only large columns of short decimals (attribute `decimals`) are read at once, for their last bit. Of a zipped
+        run a Dataset goes to another process (pickle) when it was loaded: `.load().copy()`.
 
         Groups of devices have the dimensions (device, time), `host` (node, time), tables (row). The column of a metric
         has its name in the store, percent-encoded where a path needs it, and its own as `long_name`. Raises YprovError.
@@ -179,16 +187,21 @@ class RecordedRun:
     def metrics(self, context: str | None = None) -> pd.DataFrame:
         """What the script logged, one row for each rank, step and epoch: `context` (None: outside of contexts), `step`,
         `epoch` (Int64, may be missing), `rank`, `time`, and a column for each metric, NaN where the row has none.
-        `context`: only of this one. Without any metric the table is empty."""
+        `context`: only of this one, `run` (unless a context is called so): only those outside of contexts. Raises
+        YprovError for one that has no metrics. A run without any has an empty table."""
         import pandas as pd
 
         from yprov.reading_columns import columns_of, frame
 
+        found = {path: self.root[path] for path in self.groups if path.startswith("metrics/")}
+        names = [group.attrs.get("context") for group in found.values()]
+        if context is not None and context not in names and not (context == "run" and None in names):
+            raise no_group(self.name, context, (name or "run" for name in names), "metrics of")
+        wanted = None if context == "run" and context not in names else context
         tables = []
-        for path in (g for g in self.groups if g.startswith("metrics/")):
-            group = self.root[path]
+        for path, group in found.items():
             of = group.attrs.get("context")
-            if context is None or of == context:
+            if context is None or of == wanted:
                 table = frame(columns_of(group, path))
                 table.insert(0, "context", pd.Series([of] * len(table), dtype=object))
                 tables.append(table.astype({"step": "Int64", "epoch": "Int64"}))
@@ -199,7 +212,7 @@ class RecordedRun:
 
     def energy(self, kind: str | None = None) -> pd.DataFrame:
         """What the run and each of its parts cost, one row each, the run first, parents before children. `kind`: only
-        "run", "context", "epoch" or "span".
+        "run", "context", "epoch" or "span". Raises YprovError for another.
 
         Columns: kind, context, epoch, name, begin, end, duration_s (open on any rank), energy_j (with that of its
         parts), energy_outside_j (of none of them), gpu_energy_j and gpu_energy_outside_j (a part of these), gpu_hours,
@@ -207,6 +220,8 @@ class RecordedRun:
         """
         import pandas as pd
 
+        if kind not in (None, *_KINDS):
+            raise YprovError(f"energy is told of no `{kind}`", hint=f"of each {', '.join(_KINDS)}")
         table = self._table("accounts")
         if table is None:
             row = {"kind": "run", "context": "", "name": self.name, "count": 1,
@@ -242,15 +257,19 @@ class RecordedRun:
         return table[table["role"].isin(["output", "model"]) & ~table["missing"].astype(bool)].reset_index(drop=True)
 
 
-def no_group(run: str, group: str, groups: Iterable[str]) -> YprovError:
+def no_group(run: str, group: str, groups: Iterable[str], what: str = "series") -> YprovError:
     known = sorted(groups)
     near = difflib.get_close_matches(group, known, n=1)
-    return YprovError(f"the run `{run}` has no series `{group}`; it has {', '.join(known)}",
+    return YprovError(f"the run `{run}` has no {what} `{group}`; it has {', '.join(known) or 'none'}",
                       hint=f"did you mean `{near[0]}`?" if near else "")
 
 
-def open_run(path: str | os.PathLike[str] = "last", directory: str | os.PathLike[str] = "yprov-runs") -> RecordedRun:
-    """Open a run: its directory, a zip file of it, or, within `directory`, a part of its name or `last`.
+def open_run(
+    path: str | os.PathLike[str] = "last", directory: str | os.PathLike[str] = "yprov-runs",
+    note: Callable[[str], None] = lambda sentence: None,
+) -> RecordedRun:
+    """Open a run: its directory, a zip file of it, or, within `directory`, its name or a part of it, its identifier or
+    `last`, by the rule of `yprov.choosing`, whose `note` it is.
 
     Raises YprovError when there is none, and when it was not stitched yet.
     """
@@ -268,6 +287,6 @@ def open_run(path: str | os.PathLike[str] = "last", directory: str | os.PathLike
         except YprovError:
             zipped.close()
             raise
-    run_dir = find(given, os.fspath(directory))
+    run_dir = find(given, os.fspath(directory), note)
     ensure_archive(run_dir)
     return RecordedRun(Folder(run_dir))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from yprovd.stitch.storage import EPOCH
+from yprovd.stitch.storage import EPOCH, encoded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _NS = {"seconds": 10**9, "milliseconds": 10**6, "microseconds": 10**3, "nanoseconds": 1}
 #: What every table of metrics has beside the metrics, which keep their encoded name when they are called so.
 KEYS = ("context", "step", "epoch", "rank", "time", "row")
+#: Those that are arrays of the store. Whatever else is called as a key is a metric: stores of before had `context` so.
+_STORED = ("step", "epoch", "rank", "time")
+_ENCODED = frozenset(encoded(key, KEYS) for key in KEYS)
 Values = npt.NDArray[Any]
 
 
@@ -78,9 +81,10 @@ def columns_of(group: Any, path: str) -> list[Column]:
         else:
             kind = "float" if array.dtype.kind == "f" else "text"
         shown = name
-        if metrics and name not in KEYS:
+        if metrics and name not in _STORED:
             shown = str(about.get("long_name") or name)
-            shown = name if shown in KEYS else shown
+            if shown in KEYS or shown in _ENCODED:
+                shown = encoded(shown, KEYS)
         found.append(Column(shown, array, tuple(array.metadata.dimension_names or ()), kind))
     order = {"step": 0, "epoch": 1, "rank": 2, "time": 3}
     return sorted(found, key=lambda c: (order.get(c.name, 9) if metrics else c.kind != "time", c.name))

@@ -17,6 +17,7 @@ import os
 import struct
 import tempfile
 import threading
+import weakref
 import zipfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
@@ -40,11 +41,32 @@ def _readable(name: str) -> Iterator[None]:
         raise YprovError(f"`{name}` in the zip file cannot be read: {e}", hint="was it copied as a whole?") from None
 
 
+class _Opened:
+    """A file that any thread may read, closed once: by `close`, or when nobody has it any more. Its number may belong
+    to another file after that, so it is not used again."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self.size = fd, os.fstat(fd).st_size
+        self._close = weakref.finalize(self, os.close, fd)
+
+    def ensure_open(self) -> None:
+        if not self._close.alive:
+            raise YprovError("the run was closed, and nothing more can be read from its zip file",
+                             hint="read (or .load()) within `with yprov.open_run(...) as run:`")
+
+    def read(self, size: int, at: int) -> bytes:
+        self.ensure_open()
+        return os.pread(self._fd, size, at)
+
+    def close(self) -> None:
+        self._close()
+
+
 class _Slice(io.RawIOBase):
     """Bytes `start` to `start + size` of a file, as a file."""
 
-    def __init__(self, fd: int, start: int, size: int) -> None:
-        self._fd, self._start, self._size, self._at = fd, start, size, 0
+    def __init__(self, file: _Opened, start: int, size: int) -> None:
+        self._file, self._start, self._size, self._at = file, start, size, 0
 
     def seekable(self) -> bool:
         return True
@@ -60,7 +82,7 @@ class _Slice(io.RawIOBase):
         return at
 
     def readinto(self, buffer: Any) -> int:
-        data = os.pread(self._fd, min(len(buffer), max(0, self._size - self._at)), self._start + self._at)
+        data = self._file.read(min(len(buffer), max(0, self._size - self._at)), self._start + self._at)
         buffer[:len(data)] = data
         self._at += len(data)
         return len(data)
@@ -72,64 +94,68 @@ class _Entry(NamedTuple):
 
 
 class Archive:
-    """An open zip file, from byte `start` of `fd` on. Any thread may read. Raises OSError, the constructor also one of
-    `DAMAGED`; YprovError for an entry that is damaged, encrypted or packed in a way that Python does not know."""
+    """An open zip file, from byte `start` of `file` on. Any thread may read. Raises OSError, the constructor also one
+    of `DAMAGED`; YprovError for an entry that is damaged, encrypted or packed in a way that Python does not know."""
 
-    def __init__(self, fd: int, start: int, size: int) -> None:
-        self.fd, self.start = fd, start
-        self._zip = zipfile.ZipFile(io.BufferedReader(_Slice(fd, start, size)))
+    def __init__(self, file: _Opened, start: int, size: int) -> None:
+        self.file, self.start = file, start
+        self._zip = zipfile.ZipFile(io.BufferedReader(_Slice(file, start, size)))
         self._lock = threading.Lock()  # of the reader's position
         self.entries = {i.filename: i for i in self._zip.infolist() if not i.is_dir()}
 
     def data_of(self, info: zipfile.ZipInfo) -> int | None:
-        """Where in `fd` the bytes of an entry begin; None when they are compressed."""
+        """Where in `file` the bytes of an entry begin; None when they are compressed."""
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             return None
         at = self.start + info.header_offset
         with _readable(info.filename):
-            name, more = _LENGTHS.unpack(os.pread(self.fd, 4, at + _HEADER - 4))
+            name, more = _LENGTHS.unpack(self.file.read(4, at + _HEADER - 4))
         return at + _HEADER + int(name) + int(more)
 
     def read(self, info: zipfile.ZipInfo, begin: int = 0, end: int | None = None) -> bytes:
+        self.file.ensure_open()
         end = info.file_size if end is None else min(end, info.file_size)
         data = self.data_of(info)
         if data is not None:
-            return b"".join(_stretch(self.fd, data + begin, max(0, end - begin)))
+            return b"".join(_stretch(self.file, data + begin, max(0, end - begin)))
         with self._lock, _readable(info.filename):
             return self._zip.read(info)[begin:end]
 
     def within(self, info: zipfile.ZipInfo) -> Archive:
         """A zip file that is an entry of this one: where it lies, or unpacked into a file without a name."""
+        self.file.ensure_open()
         data = self.data_of(info)
         if data is not None:
             with _readable(info.filename):
-                return Archive(self.fd, data, info.file_size)
+                return Archive(self.file, data, info.file_size)
         with tempfile.TemporaryFile() as out, self._lock, _readable(info.filename), self._zip.open(info) as f:
             while block := f.read(1 << 20):
                 out.write(block)
             out.flush()
-            return Archive(os.dup(out.fileno()), 0, info.file_size)
+            return Archive(_Opened(os.dup(out.fileno())), 0, info.file_size)
 
     def close(self) -> None:
+        """Once or more often. What is read afterwards is a YprovError."""
         self._zip.close()
-        os.close(self.fd)
+        self.file.close()
 
 
-def _stretch(fd: int, at: int, size: int) -> Iterable[bytes]:
-    while size and (block := os.pread(fd, size, at)):
+def _stretch(file: _Opened, at: int, size: int) -> Iterable[bytes]:
+    while size and (block := file.read(size, at)):
         yield block
         at, size = at + len(block), size - len(block)
 
 
 def open_archive(path: Path) -> Archive:
     """Raises YprovError."""
-    fd = -1
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return Archive(fd, 0, os.fstat(fd).st_size)
+        file = _Opened(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as e:
+        raise refused(path, e) from None
+    try:
+        return Archive(file, 0, file.size)
     except (OSError, *DAMAGED) as e:
-        if fd >= 0:
-            os.close(fd)
+        file.close()
         raise refused(path, e) from None
 
 
@@ -166,8 +192,7 @@ class ZippedRun:
 
     def close(self) -> None:
         for inner in self._inner:
-            if inner.fd != self._archive.fd:
-                inner.close()
+            inner.close()
         self._archive.close()
 
 

@@ -1,4 +1,5 @@
-"""Runs on disk: making a new one, finding them, and what each one says of itself (prov.json, without `prov`)."""
+"""Runs on disk: making a new one, and what each one says of itself (prov.json, without `prov`). To find one:
+`yprov.choosing`."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from yprov.choosing import all_runs, find
 from yprov.naming import name_of
 from yprov.placement import Placement
 from yprovd import __version__
@@ -25,6 +27,13 @@ from yprovd.errors import YprovError
 from yprovd.processes import boot_id, process_id, short_name
 from yprovd.secrets import Masker, masked
 from yprovd.spool import is_being_written, spool_files
+
+__all__ = ["RunView", "all_runs", "clear_runtime", "create", "ensure_archive", "find", "on_this_machine", "plain",
+           "slug_of", "still_going", "value_of", "view", "write_config", "write_whole"]
+#: What only a stitch makes, beside prov.json.
+_OF_ARCHIVE = ("series.zarr", "series.zarr.zip", "ro-crate-metadata.json")
+#: Seconds after its begin in which a run seen from another host may have no spool yet.
+_YOUNG_S = 60
 
 
 def create(
@@ -126,73 +135,24 @@ def write_whole(path: Path, data: bytes) -> None:
     os.replace(partial, path)
 
 
-def find(given: str, directory: str = "yprov-runs") -> Path:
-    """A run by its path, by its name or a part of its directory's within `directory`, or `last`. Of several with the
-    name the newest. Raises YprovError."""
-    if not given:
-        raise YprovError("no run was named: the name is empty", hint="yprov show last")
-    path = Path(given)
-    if _is_closed(path):
-        raise _closed_to_us(given)
-    if (path / RUN_FILE).is_file() or any((path / SPOOL_DIR).glob("*.spool")):
-        return path
-    if path.is_dir():
-        if sub := all_runs(path):
-            raise YprovError(f"`{given}` holds {len(sub)} runs and is none itself", hint=f"yprov show {sub[-1]}")
-        raise YprovError(f"`{given}` is not a run: it has no {RUN_FILE}", hint="yprov ls")
-    closed: list[Path] = []
-    runs = all_runs(Path(directory), closed)
-    matching = runs[-1:] if given == "last" else [r for r in runs if given in r.name]
-    named = [r for r in matching if given in (r.name, _named(r.name))]
-    if len(matching) == 1 or named:
-        return (named or matching)[-1]
-    if matching:
-        raise YprovError(f"`{given}` fits {len(matching)} runs: {', '.join(r.name for r in matching[:5])}",
-                         hint="type more of the name")
-    if theirs := [p for p in closed if given in p.name]:
-        raise _closed_to_us(str(theirs[-1]))
-    if path.is_file():
-        raise YprovError(f"`{given}` is a file, and this needs a run's directory",
-                         hint=f"unzip -d DIRECTORY {given}" if path.suffix == ".zip" else "yprov ls")
-    raise YprovError(f"there is no run `{given}`", hint=f"yprov ls --dir {directory}")
-
-
-def _named(directory: str) -> str:
-    """`<stamp>-<name>-<id>` without the stamp and the id."""
-    return directory.partition("-")[2].rpartition("-")[0]
-
-
-def all_runs(directory: Path, closed: list[Path] | None = None) -> list[Path]:
-    """The runs in a directory, oldest first (their names begin with the time), without those that their owners keep for
-    themselves, as every run is at first: these are put into `closed`. Raises YprovError when unreadable."""
-    try:
-        found = sorted(directory.iterdir())
-    except FileNotFoundError:
-        return []
-    except OSError as e:
-        raise YprovError(f"cannot read `{directory}`: {e.strerror}") from None
-    theirs = [p for p in found if _is_closed(p)]
-    if closed is not None:
-        closed += theirs
-    return [p for p in found if p not in theirs and (p / RUN_FILE).is_file()]
-
-
-def _is_closed(path: Path) -> bool:
-    """Whether it is a directory that we may not look into."""
-    return os.path.isdir(path) and not os.access(path, os.X_OK)
-
-
-def _closed_to_us(given: str) -> YprovError:
-    return YprovError(f"`{given}` may not be read by you",
-                      hint=f"its owner can allow it: chmod -R g+rX {given}   or  yprov export RUN --to zip")
-
-
 def ensure_archive(run_dir: Path) -> None:
     """Raises YprovError for a run that has none yet, and says what to type."""
     if not (run_dir / PROV_FILE).is_file():
         going = (run_dir / RUN_FILE).is_file() and still_going(run_dir, RunConfig.read(run_dir))
+        if not going:
+            _ensure_something(run_dir)
         raise YprovError(f"`{run_dir}` is still going" if going else f"`{run_dir}` was not stitched yet",
                          hint=f"yprov stitch {'--force ' if going else ''}{run_dir}")
+
+
+def _ensure_something(run_dir: Path) -> None:
+    """Raises YprovError for a run of which neither the document is there nor a spool that it could be made of."""
+    if spool_files(run_dir / SPOOL_DIR):
+        return
+    made = [name for name in _OF_ARCHIVE if (run_dir / name).exists()]
+    left = ", ".join(made)
+    why = f"the archive is damaged; left of it: {left}" if made else "there is no spool to make it of"
+    raise YprovError(f"`{run_dir}` has no {PROV_FILE}: {why}", hint="a copy of the run, or of its zip file, has it")
 
 
 def still_going(run_dir: Path, config: RunConfig) -> bool:
@@ -226,13 +186,14 @@ def clear_runtime(run_dir: Path) -> None:
 @dataclass(frozen=True)
 class RunView:
     """One run as `show` and `ls` tell it. `records`: activities and entities of prov.json by their local id; `run`: the
-    attributes of the run's activity, without prefixes."""
+    attributes of the run's activity, without prefixes; `running_s`: for how long a run goes on that has not ended."""
 
     directory: Path
     config: RunConfig
     state: str
     records: dict[str, dict[str, Any]]
     run: dict[str, Any]
+    running_s: float | None = None
 
 
 def view(run_dir: Path) -> RunView:
@@ -242,6 +203,7 @@ def view(run_dir: Path) -> RunView:
 
     zipped = run_dir.is_file()
     config = _config_of_zip(run_dir) if zipped else RunConfig.read(run_dir)
+    age = _age(config)
     path = run_dir / PROV_FILE
     try:
         document = json.loads(read_file(run_dir, PROV_FILE) if zipped else path.read_bytes())
@@ -249,13 +211,25 @@ def view(run_dir: Path) -> RunView:
                    for kind in ("activity", "entity")}
         run = plain(records["activity"]["run"])
     except FileNotFoundError:
-        state = "running" if still_going(run_dir, config) else "not stitched"
-        return RunView(run_dir, config, state, {"activity": {}, "entity": {}}, {})
+        going = still_going(run_dir, config)
+        if not going and age > _YOUNG_S:
+            _ensure_something(run_dir)
+        state = "running" if going else "not stitched"
+        return RunView(run_dir, config, state, {"activity": {}, "entity": {}}, {}, age if going else None)
     except OSError as e:
         raise YprovError(f"cannot read `{path}`: {e.strerror}") from None
     except (ValueError, KeyError, AttributeError, TypeError):
         raise YprovError(f"`{path}` is damaged", hint=f"yprov validate {run_dir}") from None
-    return RunView(run_dir, config, str(run.get("state", "incomplete")), records, run)
+    state = str(run.get("state", "incomplete"))
+    ours = config.launcher.get("pid") not in (None, os.getpid())  # not imported, and not told of by its own launcher
+    if state == "incomplete" and ours and not zipped and still_going(run_dir, config):  # `yprov stitch --force`
+        return RunView(run_dir, config, "running", records, run, age)
+    return RunView(run_dir, config, state, records, run)
+
+
+def _age(config: RunConfig) -> float:
+    """Seconds since the run was made; 0 where run.json says nonsense, of which `facts` complains."""
+    return max(0.0, time.time() - config.created_ns / 1e9) if isinstance(config.created_ns, (int, float)) else 0.0
 
 
 def _config_of_zip(path: Path) -> RunConfig:

@@ -1,16 +1,16 @@
-"""One run in a few lines, and all runs in a table: read from prov.json, which is all that it takes."""
+"""One run in a few lines: read from prov.json, which is all that it takes. All runs in a table: `yprov.listing`."""
 
 from __future__ import annotations
 
 import functools
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from yprov.amounts import duration, energy, size
 from yprov.identifying import stated_in, urn_of
 from yprov.runs import RunView, plain
+from yprov.wording import count, duration, energy, on_one_line, shortened, size
 from yprovd.errors import YprovError
 
 T = TypeVar("T")
@@ -21,11 +21,13 @@ _MOST_DEVICES = 4
 #: Coverage of a run from its first to its last sample: the edges cost less than this.
 _WHOLE = 0.99
 _MOST_STEPS = 5
+#: What the run's activity says the document had no room for.
+_OMITTED = ("contexts", "epochs", "spans", "files", "parameters", "series", "steps")
 _MOST_REASONS = 3
 _UNDER_WAY = ("CONFIGURING", "RUNNING", "COMPLETING")
 
 
-def _or_damaged(tell: Callable[[RunView], T]) -> Callable[[RunView], T]:
+def or_damaged(tell: Callable[[RunView], T]) -> Callable[[RunView], T]:
     """Whatever somebody has put into a document in the place of a number or a record, no traceback comes of it."""
     @functools.wraps(tell)
     def told(view: RunView) -> T:
@@ -37,15 +39,17 @@ def _or_damaged(tell: Callable[[RunView], T]) -> Callable[[RunView], T]:
     return told
 
 
-@_or_damaged
+@or_damaged
 def facts(view: RunView) -> dict[str, Any]:
     """What `yprov show --json` prints: state, duration, energy and why it is absent, peak memory, contexts with their
     epochs' number, last value of each metric, parameters, results, steps, the scheduler's job, nodes, those of them
-    that were dark (at some time, or always) and why, losses. Figures in s, J, bytes; None: absent."""
+    that were dark (at some time, or always) and why, losses; `omitted`: of what there is more than the document had
+    room for, and how much. Of a run that goes on (`running_s`) what run.json says. Figures in s, J, bytes; None:
+    absent."""
     run = view.run
     entities = {k: plain(v) for k, v in view.records["entity"].items() if isinstance(v, dict)}
     activities = {k: plain(v) for k, v in view.records["activity"].items() if isinstance(v, dict)}
-    energy, nodes, job = (entities.get(name, {}) for name in ("energy", "nodes", "job"))
+    energy, nodes, job, code = (entities.get(name, {}) for name in ("energy", "nodes", "job", "code"))
     contexts = {}
     for name, a in activities.items():
         if (a.get("type") is not None and str(a["type"]).endswith("Context")) or (name.startswith("ctx/") and not (
@@ -55,6 +59,8 @@ def facts(view: RunView) -> dict[str, Any]:
                 "peak_memory_bytes": a.get("peakMemoryBytes"), **_gpu(a),
                 "epochs": a.get("epochCount") or 0,
             }
+    # Of a run that goes on: where daemons were asked for, or this machine.
+    awaited = [] if view.run else list(view.config.nodes) or [str(h) for h in [view.config.launcher.get("host")] if h]
     metrics: dict[str, dict[str, Any]] = {}
     non_finite: dict[str, dict[str, int]] = {}
     for key, e in entities.items():
@@ -64,10 +70,12 @@ def facts(view: RunView) -> dict[str, Any]:
                 non_finite.setdefault(str(e.get("context")), {})[str(e.get("label"))] = e["nonFinite"]
     return {
         "run_id": view.config.run_id, "name": view.config.name, "experiment": view.config.settings.experiment,
-        "directory": str(view.directory), "state": view.state, "reason": run.get("stateReason"),
+        "tags": dict(view.config.settings.tags), "commit": code.get("commit"), "dirty": code.get("dirty"),
+        "directory": str(view.directory), "state": view.state,
+        "reason": run.get("stateReason") if view.running_s is None else None,
         "exit_code": run.get("exitCode"), "command": list(view.config.command),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(view.config.created_ns / 1e9)),
-        "duration_s": run.get("durationSeconds"),
+        "duration_s": run.get("durationSeconds"), "running_s": view.running_s,
         "energy_j": energy.get("energyJ"), "energy_method": energy.get("energyMethod"),
         "energy_reason": energy.get("energyReason"), "energy_scope": energy.get("energyScope"),
         "energy_coverage": energy.get("coverage"), "shared": bool(energy.get("shared")),
@@ -77,7 +85,8 @@ def facts(view: RunView) -> dict[str, Any]:
         **_gpu(run), "gpu_energy_method": energy.get("gpuEnergyMethod"),
         "gpu_energy_scope": energy.get("gpuEnergyScope"), "gpu_energy_coverage": energy.get("gpuCoverage"),
         "cpu_s": run.get("cpuSeconds"), "peak_memory_bytes": run.get("peakMemoryBytes"),
-        "nodes": run.get("nodeCount"), "hosts": nodes.get("nodeList"),
+        "nodes": run.get("nodeCount", len(awaited) or None),
+        "hosts": nodes.get("nodeList", ", ".join(awaited) or None),
         "devices": nodes.get("devices"), "device_errors": str(nodes.get("deviceErrors") or "").splitlines(),
         "expected_nodes": nodes.get("expectedCount"),
         "dark": {"nodes": nodes.get("darkCount") or 0, "hosts": nodes.get("dark"),
@@ -87,6 +96,7 @@ def facts(view: RunView) -> dict[str, Any]:
                 "attempt": run.get("attempt", job.get("attempt")), "state": job.get("jobState"),
                 "nodes": job.get("nodeCount")} if job else None,
         "contexts": contexts, "metrics": metrics, "non_finite": non_finite,
+        "omitted": {what.lower(): run[f"{what}Omitted"] for what in _OMITTED if run.get(f"{what}Omitted")},
         "params": {str(e.get("label")): e.get("value") for k, e in entities.items() if k.startswith("param/")},
         "results": {str(e.get("label")): e.get("value") for k, e in entities.items() if k.startswith("result/")},
         "steps": [{"step": a.get("stepId"), "label": a.get("label"), "ranks": a.get("rankCount"),
@@ -106,25 +116,30 @@ def facts(view: RunView) -> dict[str, Any]:
     }
 
 
-@_or_damaged
+@or_damaged
 def lines(view: RunView) -> list[str]:
     """The same for a person: a headline and one line per subject."""
     f = facts(view)
     took = f" in {duration(f['duration_s'])}" if f["duration_s"] is not None else ""
-    out = [f"{_shortened(view.config.name)}: {view.state}{took}" + (f" ({f['reason']})" if f["reason"] else "")]
-    if not view.run:
-        return [*out, f"  run      {f['directory']}"]
+    reason = f["reason"]
+    if f["running_s"] is not None:
+        took = f" for {duration(f['running_s'])}"
+        reason = f"the figures are of the first {duration(f['duration_s'])}" if view.run else ""
+    out = [f"{shortened(view.config.name)}: {view.state}{took}" + (f" ({reason})" if reason else "")]
 
     def say(name: str, text: str) -> None:
         if text:
-            out.append(f"  {name:<8} {_on_one_line(text)}")
+            out.append(f"  {name:<8} {on_one_line(text)}")
 
     kinds = str(f["devices"] or "").splitlines()
     devices = ", ".join(kinds[:_MOST_DEVICES] + ([f"{len(kinds) - _MOST_DEVICES} more kinds of devices"]
                                                  if len(kinds) > _MOST_DEVICES else []))
-    say("command", _shortened(shlex.join(f["command"])))
+    say("command", shortened(shlex.join(f["command"])))
+    say("labels", _labels(f))
     say("job", _job(f))
-    say("node", ", ".join(filter(None, [_count(f["nodes"], "node"), str(f["hosts"] or ""), devices])))
+    say("node", ", ".join(filter(None, [count(f["nodes"], "node"), str(f["hosts"] or ""), devices])))
+    if not view.run:
+        return [*out, f"  run      {f['directory']}"]
     reasons = f["dark"]["reasons"]
     say("dark", "; ".join(reasons[:_MOST_REASONS]
                           + ([f"and {len(reasons) - _MOST_REASONS} more"] if len(reasons) > _MOST_REASONS else [])))
@@ -140,30 +155,34 @@ def lines(view: RunView) -> list[str]:
         say("cpu", f"{f['cpu_s']:.1f} CPU seconds")
     if f["peak_memory_bytes"] is not None:
         say("memory", f"{size(f['peak_memory_bytes'])} peak")
-    say("params", _values(f["params"]))
-    say("results", _values(f["results"]))
+    # The document takes inputs first: where it has a result, it has all of them.
+    omitted = f["omitted"].get("parameters", 0)
+    say("params", _values(f["params"], 0 if f["results"] else omitted))
+    say("results", _values(f["results"], omitted if f["results"] else 0))
     steps = f["steps"]
     for step in steps[:_MOST_STEPS]:
         say("step", ", ".join(filter(None, [
-            str(step["label"]).removeprefix("step "), _count(step["ranks"], "rank"), duration(step["duration_s"]),
+            str(step["label"]).removeprefix("step "), count(step["ranks"], "rank"), duration(step["duration_s"]),
             energy(step["energy_j"]) if step["energy_j"] is not None else ""])))
     if len(steps) > _MOST_STEPS:
         say("step", f"and {len(steps) - _MOST_STEPS} more: yprov show --json")
     for name, c in f["contexts"].items():
-        parts = [duration(c["duration_s"]), _count(c["epochs"], "epoch") if c["epochs"] else "",
+        parts = [duration(c["duration_s"]), count(c["epochs"], "epoch") if c["epochs"] else "",
                  energy(c["energy_j"]) if c["energy_j"] is not None else "",
                  f"{energy(c['gpu_energy_j'])} of GPUs" if c["gpu_energy_j"] is not None else ""]
         say("context", f"{name}: " + ", ".join([*filter(None, parts), *_metrics(f, name)]))
     for name in f["metrics"]:
         if name not in f["contexts"]:
             say("metrics", ", ".join(_metrics(f, name)))
-    say("files", ", ".join(_count(len(names), role) for role, names in f["files"].items() if names))
+    if f["omitted"].get("series"):
+        say("metrics", f"and {f['omitted']['series']} series more, which only series.zarr has room for")
+    say("files", ", ".join(count(len(names), role) for role, names in f["files"].items() if names))
     missing = f["missing_files"]
-    say("missing", "; ".join([*map(_shortened, missing["files"][:_MOST_REASONS]),
+    say("missing", "; ".join([*map(shortened, missing["files"][:_MOST_REASONS]),
                               *([f"and {missing['count'] - _MOST_REASONS} more"]
                                 if missing["count"] > _MOST_REASONS else [])]))
     if n := f["changed_files"]["count"]:
-        say("changed", f"{_count(n, 'file')} {'was' if n == 1 else 'were'} changed after being logged, and before the "
+        say("changed", f"{count(n, 'file')} {'was' if n == 1 else 'were'} changed after being logged, and before the "
                        "checksum was taken")
     lost = f["lost"]
     if any(lost.values()):
@@ -172,8 +191,8 @@ def lines(view: RunView) -> list[str]:
         whose = "process ended without a goodbye: its" if n == 1 else "processes ended without a goodbye: their"
         say("silent", f"{n} {whose} last words may be missing")
     if f["rejected"]["calls"]:
-        first = _shortened(f"the first: {f['rejected']['reason']}") if f["rejected"]["reason"] else ""
-        say("rejected", ", ".join(filter(None, [f"{_count(f['rejected']['calls'], 'call')} of yprov", first])))
+        first = shortened(f"the first: {f['rejected']['reason']}") if f["rejected"]["reason"] else ""
+        say("rejected", ", ".join(filter(None, [f"{count(f['rejected']['calls'], 'call')} of yprov", first])))
     say("id", stated_in(view.directory) or "")
     say("run", f["directory"])
     return out
@@ -185,22 +204,20 @@ def identifiers(view: RunView) -> dict[str, Any]:
     return {"urn": urn_of(view.config.run_id), "content_id": stated_in(view.directory)}
 
 
-def _values(values: dict[str, Any]) -> str:
-    """lr 0.001, layers [64, 64], and 12 more."""
-    shown = [f"{name} {_shortened(str(value), 40)}" for name, value in list(values.items())[:_MOST_VALUES]]
-    more = len(values) - _MOST_VALUES
+def _labels(f: dict[str, Any]) -> str:
+    """experiment demo, model=resnet, commit 0123456789ab with changes."""
+    commit = f"commit {str(f['commit'])[:12]}{' with changes' if f['dirty'] else ''}" if f["commit"] else ""
+    tags = [shortened(f"{key}={value}", 60) for key, value in f["tags"].items()]
+    more = [f"and {len(tags) - _MOST_VALUES} tags more"] if len(tags) > _MOST_VALUES else []
+    experiment = f"experiment {shortened(f['experiment'], 60)}" if f["experiment"] else ""
+    return ", ".join(filter(None, [experiment, *tags[:_MOST_VALUES], *more, commit]))
+
+
+def _values(values: dict[str, Any], omitted: int) -> str:
+    """lr 0.001, layers [64, 64], and 12 more. `omitted`: so many are not in the document."""
+    shown = [f"{name} {shortened(str(value), 40)}" for name, value in list(values.items())[:_MOST_VALUES]]
+    more = max(0, len(values) - _MOST_VALUES) + omitted
     return ", ".join(shown + ([f"and {more} more"] if more > 0 else []))
-
-
-def _on_one_line(text: str) -> str:
-    """Without what would speak to the terminal: a name may be anything. A surrogate stands for a byte of a path."""
-    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else " " for c in text)
-
-
-def _shortened(text: str, most: int = 100) -> str:
-    """On one line, and not too long for it."""
-    line = " ".join(_on_one_line(text).split())
-    return line if len(line) <= most else f"{line[:most - 3]}..."
 
 
 def _gpu(record: dict[str, Any]) -> dict[str, Any]:
@@ -237,24 +254,6 @@ def _gpu_text(f: dict[str, Any]) -> str:
     ]))
 
 
-@_or_damaged
-def row(view: RunView) -> tuple[str, ...]:
-    """A run's line of `yprov ls`."""
-    f = facts(view)
-    metrics = [f"{m} {v:.4g}" for ms in f["metrics"].values() for m, v in ms.items() if isinstance(v, (int, float))]
-    nodes = str(f["nodes"] or "-") + (f" ({f['dark']['nodes']} dark)" if f["dark"]["nodes"] else "")
-    return (view.directory.name, view.state, duration(f["duration_s"]), nodes,
-            energy(f["energy_j"]) if f["energy_j"] is not None else "-", _on_one_line(", ".join(metrics[:3])))
-
-
-def table(runs: Sequence[tuple[str, ...]]) -> list[str]:
-    """`yprov ls`: one line per run, of what `row` gave."""
-    rows = [("RUN", "STATE", "DURATION", "NODES", "ENERGY", "LAST METRICS"), *runs]
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[5]]).rstrip()
-            for row in rows]
-
-
 def _metrics(f: dict[str, Any], context: str) -> list[str]:
     """Last finite values, and how often a metric was NaN or infinite: a training that diverges must show."""
     out = []
@@ -262,7 +261,7 @@ def _metrics(f: dict[str, Any], context: str) -> list[str]:
         bad = f["non_finite"].get(context, {}).get(name)
         value = f"{name} {last:.4g}" if isinstance(last, (int, float)) else name
         out.append(value + (f" ({bad} times NaN or infinite)" if bad else ""))
-    return out[:_MOST_METRICS]
+    return out[:_MOST_METRICS] + ([f"and {len(out) - _MOST_METRICS} more"] if len(out) > _MOST_METRICS else [])
 
 
 def _job(f: dict[str, Any]) -> str:
@@ -278,8 +277,4 @@ def _job(f: dict[str, Any]) -> str:
     # Asked while it ran, unless it was asked again.
     state = "" if job["state"] in _UNDER_WAY else str(job["state"] or "").lower()
     return ", ".join(filter(None, [f"{job['scheduler']} {job['id'] or '?'}{name}", task, attempt,
-                                   _count(nodes, "node"), dark, state]))
-
-
-def _count(n: Any, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}" if n is not None else ""
+                                   count(nodes, "node"), dark, state]))

@@ -15,6 +15,7 @@ def test_times_are_seconds_by_state(host, opened, value):
     assert value(sensor, read, "system.cpu.time.idle") == pytest.approx(8000.0)
     assert value(sensor, read, "system.cpu.time.iowait") == pytest.approx(50.0)
     assert value(sensor, read, "system.cpu.load_average.1m") == 1.25
+    assert next(m.unit for m in sensor.metrics if m.name == "system.cpu.load_average.1m") == "{thread}"  # no share
     assert value(sensor, read, "system.cpu.frequency") == 2.25e9
 
 

@@ -341,6 +341,8 @@ def test_a_value_that_does_not_fit_is_stored_wider_and_never_wraps() -> None:
     (gauge("a", "Hz", 1e6), "MHz", "int32", 1.98e9, 1980),
     (gauge("a", "Cel", 1), "degC", "int32", 55, 55),
     (gauge("a", "{process}", 1), "1", "int32", 9, 9),
+    (gauge("a", "{thread}", 0.01), "1", "float32", 8.25, 8.25),
+    (gauge("system.cpu.load_average.1m", "1", 0.01), "1", "float32", 8.25, 8.25),  # as it was before
     (gauge("a", "J", 0.5), "J", "float64", 0.5, 0.5),
     (gauge("a", "furlong", 1), "furlong", "float64", 1.25, 1.25),
 ])

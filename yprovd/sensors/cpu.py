@@ -31,7 +31,7 @@ _METRICS = (
     Metric("system.cpu.time.idle", "s", "counter", "CPU time with nothing to do", 0.01),
     Metric("system.cpu.time.iowait", "s", "counter", "CPU time with nothing to do but I/O under way", 0.01),
     Metric("system.cpu.utilization", "1", "gauge", "Share of CPU time that was not idle", 0.01),
-    Metric("system.cpu.load_average.1m", "1", "gauge", "Processes that run or wait, mean of a minute", 0.01),
+    Metric("system.cpu.load_average.1m", "{thread}", "gauge", "Processes that run or wait, mean of a minute", 0.01),
 )
 _FREQUENCY = Metric("system.cpu.frequency", "Hz", "gauge", "Mean frequency of up to eight CPUs", 1e6)
 

@@ -44,6 +44,8 @@ STORAGE: dict[tuple[str, float], Unit] = {
     ("Hz", 1e6): Unit("MHz", 1e-6, "i4"),
     ("Cel", 1.0): Unit("degC", 1, "i4"),
 }
+#: In spools of before these have the unit of a share, and are none: 8.2 processes are not 820 percent.
+_NO_SHARES = ("system.cpu.load_average.1m",)
 
 
 def storage_of(metric: Metric) -> Unit:
@@ -52,11 +54,16 @@ def storage_of(metric: Metric) -> Unit:
     unit, resolution = metric.unit, metric.resolution
     if metric.kind == "time":
         return STORAGE["s", 1e-6]
+    if metric.name in _NO_SHARES:
+        return Unit("1", 1, "f4")
     if unit == "By":
         size, name = next((s for s in ((1 << 20, "MiB"), (1 << 10, "KiB")) if resolution >= s[0]), (1, "byte"))
         return Unit(name, 1 / size, "i8")
     found = STORAGE.get((unit, resolution))
-    if found is None and (unit.startswith("{") or (unit == "1" and metric.kind == "counter" and resolution >= 1)):
+    if unit.startswith("{"):
+        unit = "1"  # a count of something; udunits knows no braces
+        found = Unit("1", 1, "i4") if resolution >= 1 else None
+    elif found is None and unit == "1" and metric.kind == "counter" and resolution >= 1:
         found = Unit("1", 1, "i4")
     if found is None:
         return Unit(unit, 1, "f4" if unit == "1" and metric.kind == "gauge" else "f8")

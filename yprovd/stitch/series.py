@@ -67,7 +67,7 @@ __all__ = ["STORAGE", "SeriesInfo", "encoded", "write_series"]
 GROUPS = frozenset({"host", "clock", "metrics", "spans", "events", "nodes", "processes", "tasks", "steps",
                     "meters", "accounts"})
 _COORDINATES = frozenset({"time", "node", "hostname", "device", "device_name", "device_attributes"})
-_COLUMNS = frozenset({"step", "epoch", "rank", "time", "row"})
+_COLUMNS = frozenset({"step", "epoch", "rank", "time", "row", "context"})
 
 
 @dataclass(frozen=True)

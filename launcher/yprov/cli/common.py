@@ -15,9 +15,9 @@ from yprovd.errors import YprovError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for programs.")]
 Dir = Annotated[str, typer.Option("--dir", help="Directory of the runs.")]
-RunArg = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, a part of its name, or `last`.")]
+RunArg = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, its name or a part, its id, or `last`.")]
 RunOrZip = Annotated[str, typer.Argument(
-    metavar="RUN", help="A run's directory, a part of its name, `last`, or a zip file of it.")]
+    metavar="RUN", help="A run's directory, its name or a part, its id, `last`, or a zip file of it.")]
 
 
 def print_json(value: Any) -> None:
@@ -40,6 +40,10 @@ def _strict(value: Any) -> Any:
 
 def complain(error: YprovError) -> None:
     print(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+
+
+def say_note(sentence: str) -> None:
+    print(f"note: {sentence}", file=sys.stderr)
 
 
 class Progress:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from yprov.cli.common import Dir, Json, Progress, RunOrZip, print_json
+from yprov.cli.common import Dir, Json, Progress, RunOrZip, print_json, say_note
 
 
 def export(
@@ -29,7 +29,7 @@ def export(
     from yprov.export import print_to
     from yprov.reading import open_run
 
-    with Progress("opening the run") as progress, open_run(run, directory) as opened:
+    with Progress("opening the run") as progress, open_run(run, directory, say_note) as opened:
         if output == "-":
             print_to(opened, to, sys.stdout.buffer, groups=groups or [], full=full, progress=progress)
             return

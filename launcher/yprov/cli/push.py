@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from yprov.cli.common import Dir, Json, Progress, RunArg, print_json
+from yprov.cli.common import Dir, Json, Progress, RunArg, print_json, say_note
 
 
 def push(
@@ -33,7 +33,7 @@ def push(
 
     options = Options(to, backend, parent, artifacts, dry_run, timeout)
     with Progress("sending") as progress:
-        told = publish(find(run, directory), options, os.environ, say=lambda line: print(
+        told = publish(find(run, directory, say_note), options, os.environ, say=lambda line: print(
             line if line.startswith("warning: ") else f"yprov: {line}", file=sys.stderr, flush=True))
         progress("done")
     if as_json:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from yprov.cli.common import Dir, Json, Progress, RunArg, print_json
+from yprov.cli.common import Dir, Json, Progress, RunArg, print_json, say_note
 from yprovd.errors import YprovError
 
 
@@ -26,7 +26,7 @@ def stitch(
     from yprovd.config import RUN_FILE, RunConfig
     from yprovd.stitch import stitch as make
 
-    run_dir = find(run, directory)
+    run_dir = find(run, directory, say_note)
     going = (run_dir / RUN_FILE).exists() and still_going(run_dir, RunConfig.read(run_dir))
     if going and refresh_slurm:
         raise YprovError(f"`{run_dir}` is still going", hint="Slurm knows the end of a job when it has ended")

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from yprov.cli.common import Dir, Json, Progress, RunOrZip, print_json
+from yprov.cli.common import Dir, Json, Progress, RunOrZip, print_json, say_note
 
 
 def validate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, a part of its name, `last`, a zip file "
-                                                           "of it, or a file with a PROV document.")] = "last",
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, its name or a part, its id, `last`, a "
+                                                           "zip file of it, or a file with a PROV document.")] = "last",
     directory: Dir = "yprov-runs", as_json: Json = False,
 ) -> None:
     """Check that the archive is what it claims: PROV-JSON, crate and checksums, series and their statistics.
@@ -23,7 +23,8 @@ def validate(
 
     Examples:  yprov validate last  |  yprov validate run.zip  |  yprov validate provenance.json
     """
-    from yprov.runs import ensure_archive, find
+    from yprov.choosing import find
+    from yprov.runs import ensure_archive
     from yprov.zipped import is_zip, unpack
     from yprovd.stitch.validate import FORMATS, validate_file, validate_run
 
@@ -38,7 +39,7 @@ def validate(
         with Progress("checking the document"):
             problems = validate_file(what)
     else:
-        what = find(run, directory)
+        what = find(run, directory, say_note)
         ensure_archive(what)
         with Progress("checking the archive"):
             problems = validate_run(what)
@@ -57,7 +58,7 @@ def identify_run(run: RunOrZip = "last", directory: Dir = "yprov-runs", as_json:
     from yprov.identifying import identify
 
     with Progress("reading the archive"):
-        found = identify(run, directory)
+        found = identify(run, directory, say_note)
     if as_json:
         print_json(found)
     else:

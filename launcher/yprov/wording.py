@@ -1,6 +1,23 @@
-"""Amounts as a person reads them: time, energy, bytes. Pure."""
+"""Figures and names in words, for one line of a terminal."""
 
 from __future__ import annotations
+
+from typing import Any
+
+
+def on_one_line(text: str) -> str:
+    """Without what would speak to the terminal: a name may be anything. A surrogate stands for a byte of a path."""
+    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else " " for c in text)
+
+
+def shortened(text: str, most: int = 100) -> str:
+    """On one line, and not too long for it."""
+    line = " ".join(on_one_line(text).split())
+    return line if len(line) <= most else f"{line[:most - 3]}..."
+
+
+def count(n: Any, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}" if n is not None else ""
 
 
 def duration(seconds: float | None) -> str:
