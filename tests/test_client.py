@@ -419,6 +419,326 @@ yprov.log_metric("m", 7)
     assert len(said.of("begin")) == len(said.of("end")) == 6
 
 
+def test_parameters_may_come_as_a_namespace_a_dataclass_or_an_object() -> None:
+    code = """
+import argparse, dataclasses, types, yprov
+parser = argparse.ArgumentParser()
+parser.add_argument("--lr", type=float, default=0.1)
+parser.set_defaults(run=print, inner=argparse.Namespace(depth=2))
+yprov.log_params(parser.parse_args(["--lr", "0.5"]))
+
+@dataclasses.dataclass
+class Optimizer:
+    name: str = "adam"
+    _private: int = 3
+
+@dataclasses.dataclass(slots=True)
+class Config:
+    batch: int = 8
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+
+yprov.log_params(Config())
+yprov.log_params({"of": types.SimpleNamespace(a=1), "kind": Config, "empty": {}})
+
+class Settings:
+    ignored = 1
+    def __init__(self):
+        self.size, self._cache = 4, {}
+
+yprov.log_params(Settings(), role="output")
+
+class Like:
+    "A mapping in all but its name, as a row of a table."
+    def items(self):
+        return [("row", 1)]
+
+yprov.log_params(Like())
+"""
+    said = said_by(code)
+    assert {e["name"]: e["value"] for e in said.of("param") if "role" not in e} == {
+        "lr": 0.5, "run": "<built-in function print>", "inner.depth": 2, "batch": 8, "optimizer.name": "adam",
+        "optimizer._private": 3, "of.a": 1, "row": 1, "kind": "<class '__main__.Config'>", "empty": {}}
+    assert [(e["name"], e["value"]) for e in said.of("param") if "role" in e] == [("size", 4)]
+
+
+@pytest.mark.parametrize("params", ["3", "[1]", "None", "print", "lambda: 0", "int", "'lr=3'"])
+def test_what_holds_no_parameters_is_rejected(params: str) -> None:
+    with Listener() as listener:
+        done = run_script(f"import yprov\nyprov.log_params({params})", listener.endpoint)
+        assert done.stderr.startswith("yprov: log_params() was not recorded: not a mapping, a namespace or a dataclass")
+        said = listener.only()
+    assert said.exit is not None
+    assert (said.exit["logged"], said.exit["rejected"]) == (0, 1)
+
+
+def test_the_error_of_the_one_call_that_may_raise_can_be_caught_by_its_name(tmp_path: Path) -> None:
+    import yprov
+    from yprovd.errors import YprovError
+
+    assert yprov.YprovError is YprovError
+    with pytest.raises(yprov.YprovError):
+        yprov.open_run(tmp_path / "nowhere")
+    with pytest.raises(AttributeError, match="module 'yprov' has no attribute 'nothing'"):
+        yprov.nothing  # noqa: B018  # type: ignore[attr-defined]
+
+
+GENERATORS = """
+import yprov
+@yprov.context("c")
+def steps(n):
+    for k in range(n):
+        yprov.log_metric("inner", k)
+        with yprov.span("work"):
+            got = yield k
+        yprov.log_metric("got", got or -1)
+    return "done"
+"""
+
+
+def in_the_generator(said: Said) -> list[tuple[str, float, str | None]]:
+    return [(row.name, row.value, row.context) for row in said.metrics]
+
+
+def test_a_generators_span_lasts_from_its_first_step_to_its_last_and_its_metrics_are_in_it() -> None:
+    code = GENERATORS + """
+import inspect, threading
+assert inspect.isgeneratorfunction(steps)
+never = steps(9)
+g = steps(2)
+yprov.event("made")
+assert next(g) == 0
+yprov.log_metric("outer", 1)
+thread = threading.Thread(target=lambda: yprov.log_metric("thread", 1)); thread.start(); thread.join()
+assert g.send(7) == 1
+try:
+    next(g)
+except StopIteration as stop:
+    assert stop.value == "done"
+else:
+    raise AssertionError
+yprov.log_metric("outer", 2)
+assert list(g) == []
+"""
+    said = said_by(code)
+    assert in_the_generator(said) == [
+        ("inner", 0, "c"), ("outer", 1, None), ("thread", 1, None), ("got", 7, "c"), ("inner", 1, "c"),
+        ("got", -1, "c"), ("outer", 2, None)]
+    first, *inner = said.of("begin")
+    assert (first["kind"], first["name"], first["parent"]) == ("context", "c", 0)
+    assert [(b["name"], b["parent"], b["context"]) for b in inner] == [("work", first["id"], "c")] * 2
+    assert [e["id"] for e in said.of("end")] == [inner[0]["id"], inner[1]["id"], first["id"]]
+    assert said.of("event")[0]["t"] < first["t"] < said.metrics[1].mono_ns < said.of("end")[-1]["t"]
+
+
+@pytest.mark.parametrize("end", ["g.close()", "del g; gc.collect()", "raised(g.throw, KeyError('x'))"])
+def test_a_generator_that_is_closed_dropped_or_thrown_at_ends_its_span_then(end: str) -> None:
+    code = GENERATORS + f"""
+import gc
+def raised(throw, error):
+    try:
+        throw(error)
+    except KeyError as e:
+        assert e is error
+    else:
+        raise AssertionError
+g = steps(5)
+with yprov.epoch(3):
+    next(g)
+yprov.log_metric("outer", 1)
+{end}
+yprov.log_metric("outer", 2)
+"""
+    said = said_by(code)
+    assert in_the_generator(said) == [("inner", 0, "c"), ("outer", 1, None), ("outer", 2, None)]
+    epoch, context, work = said.of("begin")
+    assert (context["epoch"], context["parent"]) == (3, epoch["id"])  # where its first step was made
+    assert [e["id"] for e in said.of("end")] == [epoch["id"], work["id"], context["id"]]
+    assert said.metrics[1].mono_ns < said.of("end")[-1]["t"] < said.metrics[2].mono_ns
+
+
+def test_generators_that_are_interleaved_and_nested_keep_to_their_own_scope() -> None:
+    code = """
+import threading, yprov
+def thread(value):
+    one = threading.Thread(target=lambda: yprov.log_metric("thread", value)); one.start(); one.join()
+
+def named(name):
+    @yprov.context(name)
+    def steps(inner=()):
+        with yprov.epoch(ord(name)):
+            for k in range(3):
+                yprov.log_metric(name, k)
+                thread(k)
+                for _ in inner:
+                    yprov.log_metric(name, 10 + k)
+                yield k
+    return steps
+
+with yprov.context("all"):
+    for _ in zip(named("a")(), named("b")()):
+        yprov.log_metric("all", 0)
+    assert list(named("d")(named("e")())) == [0, 1, 2]
+    thread(9)
+yprov.log_metric("all", 1)
+thread(9)
+"""
+    said = said_by(code)
+    at = {"a": ("all/a", 97), "b": ("all/b", 98), "d": ("all/d", 100), "e": ("all/d/e", 101), "all": ("all", None)}
+    last = ("", None)
+    for row in said.metrics[:-2]:
+        here = (row.context, row.epoch)
+        if row.name == "thread" and row.value == 9:
+            assert here == ("all", None)
+        elif row.name == "thread":  # it is where the main thread is
+            assert here == last
+        else:
+            assert here == at[row.name], row
+        last = here
+    assert [(r.name, r.context, r.epoch) for r in said.metrics[-2:]] == [("all", None, None), ("thread", None, None)]
+    # `b` was not asked to its end: it was dropped there.
+    assert len(said.of("begin")) == len(said.of("end")) == 9
+
+
+def test_a_decorated_generator_behaves_like_the_plain_one_whatever_is_done_to_it() -> None:
+    """In a run and outside of one."""
+    code = """
+import contextlib, sys, yprov
+log = []
+def plain():
+    value = "begun"
+    while True:
+        try:
+            value = yield value
+            if value == "return":
+                return 5
+        except KeyError as e:
+            value = ("caught", e)
+        except GeneratorExit:
+            if log:
+                return 6
+            log.append("refused")
+            value = "refused"
+
+def life(function):
+    del log[:]
+    out, g = [], function()
+    def do(call, *args):
+        try:
+            out.append(call(*args))
+        except BaseException as e:
+            out.append((type(e), e.args, type(e.__cause__), type(e.__context__)))
+    error = KeyError(1)
+    do(g.send, "too early"); do(g.__next__); do(g.send, 1); do(g.throw, error); do(g.throw, KeyError, KeyError(2))
+    assert out[3] == ("caught", error)
+    do(g.throw, GeneratorExit()); do(g.throw, GeneratorExit())
+    do(g.__next__); do(g.close); do(g.send, None)
+    out[3:5] = []
+    g = function(); do(g.close); do(g.__next__)
+    del log[:]; g = function(); next(g); do(g.close); do(g.close)
+    g = function(); next(g); do(g.send, "return"); do(g.__next__)
+    g = function(); next(g); do(g.throw, StopIteration(3)); do(g.__next__)
+    g = function(); do(g.throw, ValueError(4)); do(g.__next__)
+    g = function(); next(g); do(g.throw, ValueError(5)); do(lambda: sys.exc_info())
+    g = function(); do(lambda: (yield_from(g), None))
+    return out
+
+def yield_from(g):
+    def outer():
+        return (yield from g)
+    g = outer(); next(g)
+    try:
+        g.send("return")
+    except StopIteration as stop:
+        return stop.value
+
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # three arguments of throw()
+expected, got = life(plain), life(yprov.span("s")(plain))
+assert expected == got, [pair for pair in zip(expected, got) if pair[0] != pair[1]]
+assert ((5,) in [x[1] for x in got if isinstance(x, tuple) and len(x) == 4]), got
+
+@contextlib.contextmanager
+@yprov.context("managed")
+def managed():
+    try:
+        yield 1
+    except ZeroDivisionError:
+        yprov.log_metric("m", 1)
+with managed() as one:
+    1 / 0
+try:
+    with managed():
+        raise StopIteration(1)
+except StopIteration as e:
+    assert e.args == (1,)
+"""
+    said = said_by(code)
+    assert len(said.of("begin")) == len(said.of("end"))
+    assert [r.context for r in said.metrics] == ["managed"]
+    done = run_script(code, "")
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_async_generators_are_recorded_like_the_others() -> None:
+    code = """
+import asyncio, contextlib, inspect, yprov
+@yprov.context("stream")
+async def stream(name, n):
+    try:
+        for k in range(n):
+            await asyncio.sleep(0)
+            yprov.log_metric(name, k)
+            try:
+                assert (yield k) in (None, 5)
+            except KeyError:
+                yprov.log_metric(name, 100)
+    finally:
+        await asyncio.sleep(0)
+        yprov.log_metric(name, -1)
+assert inspect.isasyncgenfunction(stream)
+
+async def read(name):
+    with yprov.context(name):
+        async for k in stream(name, 2):
+            yprov.log_metric("outer", k)
+            await asyncio.sleep(0)
+
+async def main():
+    await asyncio.gather(read("a"), read("b"))
+    g = stream("c", 5)
+    assert await anext(g) == 0
+    assert await g.asend(5) == 1
+    assert await g.athrow(KeyError("x")) == 2
+    await g.aclose()
+    yprov.log_metric("closed", 0)
+    assert [k async for k in g] == []
+    dropped = stream("d", 5)
+    await anext(dropped)
+    del dropped
+    await asyncio.sleep(0.01)
+    left = stream("e", 5)  # the loop closes it at its end
+    await anext(left)
+    try:
+        await anext(stream("f", 1, 2, 3))
+    except TypeError:
+        pass
+    globals()["left"] = left
+
+asyncio.run(main())
+"""
+    said = said_by(code)
+    rows = [(r.name, r.value, r.context) for r in said.metrics]
+    for name in "ab":
+        assert [row for row in rows if row[0] == name or row[::2] == ("outer", name)] == [
+            (name, 0, f"{name}/stream"), ("outer", 0, name), (name, 1, f"{name}/stream"), ("outer", 1, name),
+            (name, -1, f"{name}/stream")]
+    assert [row for row in rows if row[0] in "cdeclosed" and row[0] != "outer"] == [
+        ("c", 0, "stream"), ("c", 1, "stream"), ("c", 100, "stream"), ("c", 2, "stream"), ("c", -1, "stream"),
+        ("closed", 0, None), ("d", 0, "stream"), ("d", -1, "stream"), ("e", 0, "stream"), ("e", -1, "stream")]
+    assert sorted(b["id"] for b in said.of("begin")) == sorted(e["id"] for e in said.of("end"))
+    assert len(said.of("begin")) == 2 + 5
+
+
 def test_threads_are_where_the_main_thread_is_until_they_go_elsewhere() -> None:
     code = """
 import threading, yprov
@@ -1073,6 +1393,34 @@ for k in range(2):
     said = said_by(code)
     assert len(said.metrics) == 40
     assert sorted(v for v in said.values[:20]) == [2 * i for i in range(20)]
+
+
+CLOSING = """
+import os, sys, yprov
+def asleep():
+    others = set(os.listdir("/proc/self/task")) - {str(os.getpid())}
+    return all(open(f"/proc/self/task/{one}/stat").read().rpartition(") ")[2][0] == "S" for one in others)
+def close_all():
+    assert yprov.flush()
+    seen = 0
+    while seen < 20:
+        seen = seen + 1 if asleep() else 0
+    os.closerange(3, 256)
+"""
+
+
+@pytest.mark.parametrize("then", [
+    "", "yprov.log_metric('m', 2)", "opened = [open('/dev/null') for _ in range(40)]; yprov.log_metric('m', 2)",
+    "yprov.log_metric('m', 2); close_all(); yprov.log_metric('m', 3)",
+    "assert yprov.flush(); del sys.modules['yprov']; import gc; gc.collect()"])
+def test_a_program_that_closes_all_descriptors_lives_and_is_recorded(then: str) -> None:
+    """As daemons do: also those of libzmq, which aborts the process when it finds out. It does not while it rests."""
+    code = CLOSING + "yprov.log_metric('m', 1)\nclose_all()\n" + then
+    with Listener() as listener:
+        done = run_script(code, listener.endpoint)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        said = complete(listener.only())
+    assert said.values == [1.0, 2.0, 3.0][:1 + then.count("log_metric")]
 
 
 def test_a_fork_of_a_fork_is_a_process_of_its_own_too() -> None:

@@ -36,7 +36,7 @@ def test_the_client_needs_nothing_but_the_smallest_modules_of_the_standard_libra
 
 def test_the_client_loads_of_ours_only_itself() -> None:
     assert {name for name in loaded_by("import yprov") if name.startswith("yprov")} == {
-        "yprov", "yprov.client", "yprov.outbox", "yprov.values"}
+        "yprov", "yprov.beginning", "yprov.client", "yprov.outbox", "yprov.spans", "yprov.values"}
 
 
 @pytest.mark.parametrize("module", ["yprov.shipping", "yprov.environment"])

@@ -235,6 +235,8 @@ class NodeDaemon:
         deadline = time.monotonic() + DRAIN_S
         while self._turn(timeout_ms=20) and time.monotonic() < deadline:
             pass
+        if unheard := self.intake.unheard():
+            self.sender.send([self.packer.json(Kind.LOSS, unheard)])
         end = self.vigil.last_word() if self.vigil else None
         if self.launcher_gone:
             end = {"state": "killed", "reason": "yprov run was killed", "ended_ns": self.clock.wall_ns()}

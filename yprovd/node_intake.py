@@ -16,6 +16,11 @@ from yprovd.secrets import Masker
 from yprovd.transport import DATA, QUESTION, REPLY, STOP, Message, Receiver
 from yprovd.wire import Kind, frames_of, from_json
 
+#: Of processes that were not heard so many are named; the others are counted.
+MOST_NAMES = 1000
+#: Bytes of a process's mark: a sign and its name (`yprov.beginning`).
+_MARK = 17
+
 
 @dataclass
 class Taken:
@@ -40,6 +45,10 @@ class Intake:
         self._host = host
         self._masker = masker
         self._declare = declare
+        self._heard: set[int] = set()
+        self._clients = os.path.join(config.runtime_dir, "clients")
+        with contextlib.suppress(OSError):  # a daemon that is started again reads on
+            os.close(os.open(self._clients, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def take(self) -> Taken:
         taken = Taken()
@@ -62,6 +71,7 @@ class Intake:
                 frames = frames_of(data)
                 for frame in frames:
                     if frame.kind == Kind.SOURCE:
+                        self._heard.add(frame.source)
                         self._learn_secrets(from_json(frame.payload))
                     elif frame.kind == Kind.FILE:
                         self._declare(frame.source, from_json(frame.payload))
@@ -78,3 +88,19 @@ class Intake:
         if about.get("host") == self._host and carries_marker(pid, self._config.run_id, root):
             with contextlib.suppress(OSError), open(os.path.join(root, "proc", str(pid), "environ"), "rb") as f:
                 self._masker.learn(values_of_process(f.read()))
+
+    def unheard(self) -> dict[str, Any] | None:
+        """Who began to speak, never came to the end of it, and was not heard at all: as a LOSS; None when there is
+        nobody."""
+        try:
+            with open(self._clients, "rb") as f:
+                lines = f.read().split(b"\n")
+            os.unlink(self._clients)
+        except OSError:
+            return None
+        left = {line[1:] for line in lines if line[:1] == b"-"}
+        silent = sorted({line[1:].decode("ascii", "replace") for line in lines
+                         if len(line) == _MARK and line[:1] == b"+" and line[1:] not in left}
+                        - {f"{source:016x}" for source in self._heard})
+        return {"silent": silent[:MOST_NAMES], "silent_count": len(silent), "events": 0, "pushed_out": 0,
+                "why": "processes were ended before they were heard"} if silent else None

@@ -16,6 +16,8 @@ from _thread import RLock, allocate_lock, get_ident  # as `threading` has them, 
 from collections import deque
 from time import monotonic, monotonic_ns, sleep
 
+from yprov.beginning import load, sign_in, sign_out
+
 TYPE_CHECKING = False  # importing typing is slow
 if TYPE_CHECKING:
     import threading
@@ -24,8 +26,11 @@ if TYPE_CHECKING:
 #: Calls kept until the thread takes them, metrics and other events each: half a million calls of many threads at once
 #: are kept though our own thread gets its turn late (some 150 bytes for a metric, 600 for another event, at the worst).
 QUEUE_LIMIT = 1 << 19
-#: The thread ships this often while there is something to ship.
-PERIOD_S = 0.1
+#: The thread ships this often while there is something to ship. After a rest it begins at once, and then waits longer
+#: and longer: what is killed soon has said what it did, and a training that goes on logging costs no more for it.
+PERIOD_S, FIRST_S = 0.1, 0.004
+#: It rests when there was nothing for more of its turns than these.
+TURNS = 2
 #: How long the program's end waits for the last events to be on disk.
 EXIT_S = 2.0
 #: How long a fork waits for our thread's imports: a child that is made in the middle of them inherits locked modules.
@@ -59,6 +64,7 @@ class Outbox:
         self._loaded: Any = None
         self._idle = self._stopping = False
         self._counting = RLock()  # a signal handler may come back to us in the middle of it
+        self._source = 0  # its name as a source of frames, since its first call
         self._shipped = self._lost = self._rejected = 0
         self._reason = ""  # of the first call that was rejected
         self._tickets = self._served = 0
@@ -123,6 +129,7 @@ class Outbox:
         try:
             if self._thread is not None:
                 return
+            self._source = self._source or sign_in(self.endpoint)
             import threading
 
             self._condition = threading.Condition()
@@ -205,7 +212,7 @@ class Outbox:
     def _ship_all(self) -> None:
         """The thread, from its imports to the end of the program."""
         try:
-            shipper = _load()(self.endpoint)
+            shipper = load()(self.endpoint, self._source)
         except Exception as e:
             hint = "\nhint: pip install pyzmq" if isinstance(e, ImportError) else ""
             return self._give_up(f"nothing of this process is recorded: {e}{hint}")
@@ -226,14 +233,16 @@ class Outbox:
 
     def _ship_until_the_end(self, shipper: Any) -> None:
         """Empty the queues every `PERIOD_S`, keep what is not acknowledged, end with the program."""
-        quiet = 0
+        quiet, pause_s = 0, 0.0
         while not self._stopping:
-            if quiet > 10:
-                self._idle = True  # nothing for a second: rest until a caller wakes us
+            if quiet > TURNS and pause_s == PERIOD_S:
+                self._idle = True  # rest until a caller wakes us
                 if not (self._metrics or self._events or shipper.waiting):
                     self._wake.acquire(timeout=60.0)
+                    pause_s = 0.0
             else:
-                self._wake.acquire(timeout=PERIOD_S)
+                self._wake.acquire(timeout=pause_s)
+            pause_s = min(max(2 * pause_s, FIRST_S), PERIOD_S)
             self._idle = False
             tickets = self._tickets
             shipped = self._ship(shipper, sync=tickets > self._served)
@@ -251,6 +260,8 @@ class Outbox:
         self._hand_over(shipper, [], [leave], sync=True)
         shipper.wait(EXIT_S if shipper.reachable else 0.0)
         self.enabled = not shipper.waiting
+        if self.enabled:
+            sign_out(self.endpoint, self._source)
         shipper.close()
         self._serve(_EVERYTHING)
 
@@ -279,21 +290,3 @@ class Outbox:
         if refused:
             self._warn("refused", f"{len(refused)} events were not recorded: they cannot be written")
         return len(refused)
-
-
-def _load() -> Any:
-    """The class that ships. Beside a script that imports too a module is now and then seen half-loaded ("name 'sys' is
-    not defined" in zmq, once in some thousand starts), and is whole when it is asked for again."""
-    before = set(sys.modules)
-    for tries_left in (2, 1, 0):
-        try:
-            from yprov.shipping import Shipper
-
-            return Shipper
-        except Exception as e:
-            if not tries_left or isinstance(e, ModuleNotFoundError):
-                raise
-            for name in [n for n in set(sys.modules) - before if n.partition(".")[0] == "zmq"]:
-                del sys.modules[name]
-            sleep(PERIOD_S)
-    raise AssertionError

@@ -241,14 +241,14 @@ class RecordedRun:
     def files(self) -> pd.DataFrame:
         """The files that the run used and made, as they were declared: time, role (input, output, dataset, model,
         code), name, path, context, epoch, size (bytes), sha256 or the reason of its absence, `stored`: its copy in the
-        archive, for `read`; `missing`: it was declared, and not there."""
+        archive, for `read`; `missing`: it was declared, and not there; `changed_after`: how many s later it was."""
         import pandas as pd
 
         columns = ["time", "role", "name", "path", "context", "epoch", "size", "sha256", "stored", "reason", "missing"]
-        table = self._table("files")
-        if table is None:
-            return pd.DataFrame(columns=columns)
-        return table.assign(missing=table["missing"] == 1 if "missing" in table else False)[columns]
+        if (table := self._table("files")) is None:
+            return pd.DataFrame(columns=[*columns, "changed_after"])
+        later, gone = table.get("changed_after", float("nan")) / 1e6, table.get("missing", 0) == 1
+        return table.assign(missing=gone, changed_after=later)[[*columns, "changed_after"]]
 
     @property
     def artifacts(self) -> pd.DataFrame:

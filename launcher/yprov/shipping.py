@@ -23,17 +23,34 @@ LOOKS = 1000
 
 
 class Shipper:
-    """One process's connection to its node daemon. For the client's thread only."""
+    """One process's connection to its node daemon, which knows it by `source`. For the client's thread only."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, source: int) -> None:
         self._endpoint = endpoint
-        self._packer = Packer(new_source(), SystemClock())
-        self._sender = Sender(ipc(endpoint), limit=SEND_LIMIT, identity=b"proc-%016x" % self._packer.source)
+        self._packer = Packer(source, SystemClock())
+        self._sender, self._guard = self._connection(source)
         self._about = _about()
         self._announced = False
         self._pushed_out = 0
         self._told = (0, 0, 0)  # lost, rejected, pushed out
         self._looks = LOOKS
+
+    def _connection(self, name: int) -> tuple[Sender, _Guard]:
+        sender = Sender(ipc(self._endpoint), limit=SEND_LIMIT, identity=b"proc-%016x" % name)
+        return sender, _Guard()
+
+    def _renew(self) -> None:
+        """A program that makes itself a daemon closes every descriptor, also those of libzmq, which aborts the process
+        when it is asked for anything then. It is left alone for ever, and what is not on disk goes another way. Under
+        another name: the numbers of its messages begin anew."""
+        if self._guard.stands():
+            return
+        kept, pushed_out = self._sender.kept(), self._sender.pushed_out
+        _never_free(self._sender)
+        self._sender, self._guard = self._connection(new_source())
+        self._sender.pushed_out = pushed_out
+        if kept:
+            self._sender.send(kept, sync=True)
 
     @property
     def waiting(self) -> int:
@@ -46,6 +63,7 @@ class Shipper:
         """Send what there is. `lost`, `rejected`: calls left out so far, in all, and the first reason of the latter.
         Returns why, for each that has to be rejected now, because it cannot be written. Never raises for what is in
         them."""
+        self._renew()
         frames: list[bytes] = []
         refused: list[str] = []
         for i in range(0, len(metrics), ROWS_PER_FRAME):
@@ -106,6 +124,7 @@ class Shipper:
         return missing
 
     def receive(self, timeout_ms: int) -> None:
+        self._renew()
         self._sender.receive(timeout_ms)
         self._sender.resend_if_due()
 
@@ -121,7 +140,44 @@ class Shipper:
             self.receive(max(1, int(min(left, 0.2) * 1000)))
 
     def close(self) -> None:
-        self._sender.close()
+        if self._guard.stands():
+            self._guard.close()
+            self._sender.close()
+        else:
+            _never_free(self._sender)
+
+
+class _Guard:
+    """A descriptor of ours beside those of libzmq, which shows whether somebody has closed them all: a file in memory,
+    that has an identity, which libzmq's own have not."""
+
+    def __init__(self) -> None:
+        try:
+            self._fd = os.memfd_create("yprov")
+        except OSError:
+            self._fd = -1  # not allowed here: nobody watches
+        self._is = self._identity()
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            stat = os.fstat(self._fd)
+        except OSError:
+            return None
+        return stat.st_dev, stat.st_ino
+
+    def stands(self) -> bool:
+        return self._identity() == self._is
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+def _never_free(thing: Any) -> None:
+    """To free a connection is to ask libzmq for something, also when the interpreter ends."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def _about() -> dict[str, Any]:

@@ -107,8 +107,11 @@ def facts(view: RunView) -> dict[str, Any]:
                   for role in ("input", "dataset", "output", "model")},
         "missing_files": {"count": run.get("missingFileCount", 0),
                           "files": str(run.get("missingFiles") or "").splitlines()},
+        "changed_files": {"count": run.get("changedFileCount", 0),
+                          "files": str(run.get("changedFiles") or "").splitlines()},
         "lost": {"frames": run.get("framesLost", 0), "events": run.get("eventsDropped", 0),
                  "damaged_bytes": run.get("damagedBytes", 0)},
+        "without_goodbye": run.get("processesWithoutGoodbye", 0),
         "rejected": {"calls": run.get("callsRejected", 0), "reason": run.get("rejectReason")},
     }
 
@@ -178,9 +181,15 @@ def lines(view: RunView) -> list[str]:
     say("missing", "; ".join([*map(shortened, missing["files"][:_MOST_REASONS]),
                               *([f"and {missing['count'] - _MOST_REASONS} more"]
                                 if missing["count"] > _MOST_REASONS else [])]))
+    if n := f["changed_files"]["count"]:
+        say("changed", f"{count(n, 'file')} {'was' if n == 1 else 'were'} changed after being logged, and before the "
+                       "checksum was taken")
     lost = f["lost"]
     if any(lost.values()):
         say("lost", ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in lost.items() if n))
+    if n := f["without_goodbye"]:
+        whose = "process ended without a goodbye: its" if n == 1 else "processes ended without a goodbye: their"
+        say("silent", f"{n} {whose} last words may be missing")
     if f["rejected"]["calls"]:
         first = shortened(f"the first: {f['rejected']['reason']}") if f["rejected"]["reason"] else ""
         say("rejected", ", ".join(filter(None, [f"{count(f['rejected']['calls'], 'call')} of yprov", first])))

@@ -5,6 +5,7 @@ What is none raises TypeError or ValueError, whose text the user reads: it says 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 TYPE_CHECKING = False  # importing typing is slow
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Whole numbers are kept in 64 bits; the least of them stands for "no step" (`yprovd.wire.NO_STEP`).
 INT64 = 1 << 63
+#: types.SimpleNamespace, without loading `types`.
+_NAMESPACE = type(sys.implementation)
 
 
 def number_of(value: Any) -> float:
@@ -62,11 +65,43 @@ def _base(value: Any) -> Any:
     return str(value)
 
 
-def flat(params: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flat(params: Any) -> list[tuple[str, Any]]:
+    """(name, value) of each parameter in a mapping, a dataclass instance, a namespace (argparse's) or any object with
+    attributes of its own; what is below a name gets dotted names. Raises TypeError for what holds no parameters."""
+    held = _held(params)
+    if held is None and not isinstance(params, type) and callable(getattr(params, "items", None)):
+        held = dict(params.items())
+    if held is None:
+        own = None if isinstance(params, type) else getattr(params, "__dict__", None)
+        if not isinstance(own, dict) or callable(params):  # a function, a module of a network: settings of nobody
+            raise TypeError(f"not a mapping, a namespace or a dataclass instance: {params!r:.100}")
+        held = _public(own)
+    return _flat(held, "")
+
+
+def _flat(held: Mapping[Any, Any], prefix: str) -> list[tuple[str, Any]]:
     out: list[tuple[str, Any]] = []
-    for name, value in params.items():
-        if isinstance(value, Mapping) and value:
-            out += flat(value, f"{prefix}{name}.")
+    for name, value in held.items():
+        if below := _held(value):
+            out += _flat(below, f"{prefix}{name}.")
         else:
             out.append((f"{prefix}{name}", value))
     return out
+
+
+def _held(value: Any) -> Mapping[Any, Any] | None:
+    """What is certain to be nothing but a holder of names and values, as a mapping; None for anything else."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, type):
+        return None
+    if (fields := getattr(value, "__dataclass_fields__", None)) is not None:
+        return {name: getattr(value, name) for name in fields if hasattr(value, name)}
+    argparse = sys.modules.get("argparse")
+    if isinstance(value, _NAMESPACE) or (argparse is not None and isinstance(value, argparse.Namespace)):
+        return _public(vars(value))
+    return None
+
+
+def _public(own: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in own.items() if not name.startswith("_")}

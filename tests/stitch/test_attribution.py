@@ -302,6 +302,25 @@ def test_peak_memory_is_that_of_all_nodes_together_while_it_was_open(run: RunSpo
     assert got.span_peak_bytes == pytest.approx([11e9, 6.5e9, 11e9, 2e9])
 
 
+@pytest.mark.parametrize(("sampled", "kernels", "peak", "method"), [
+    (True, 3 << 30, 3.0 * 2**30, "rusage"), (True, 1 << 20, 1e9, None), (True, None, 1e9, None),
+    (True, "much", 1e9, None), (False, 1 << 20, 2.0**20, "rusage"), (False, None, None, None)])
+def test_the_runs_peak_memory_is_never_below_the_kernels_figure_of_one_process(
+    run: RunSpool, sampled: bool, kernels: Any, peak: float | None, method: str | None
+) -> None:
+    node = run.node("n1", [gauge("process.memory.rss" if sampled else "system.load", "By", 1)])
+    for t in range(11):
+        node.sample(t, [1e9])
+    rank = run.process("n1", rank=0)
+    with rank.span(2.0, 4.0, "context", "first"):
+        pass
+    run.finish(10.0, rusage={"user_s": 1.0, **({} if kernels is None else {"max_rss_bytes": kernels})})
+    got = attribute(run.record())
+    assert (got.accounts[0].memory_peak_bytes, got.accounts[0].memory_peak_method) == (peak, method)
+    assert by_path(got)["ctx/first"].memory_peak_bytes == (1e9 if sampled else None)  # its share of it is not known
+    assert {a.memory_peak_method for a in got.accounts[1:]} == {None}
+
+
 # any run at all
 
 

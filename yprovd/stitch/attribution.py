@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,7 @@ class Account:
     the children, `*_outside` is what no child covers, None is absent (there is no meter), never 0.
     children + outside = the account itself. `energy_j` holds `gpu_energy_j`. `gpu_hours`: of the devices that were the
     job's (an MI250X has two), whether they worked or not.
+    `memory_peak_method`: "rusage" where the peak is the kernel's own figure, and not one of samples.
     """
 
     path: tuple[str, ...]
@@ -67,6 +69,7 @@ class Account:
     gpu_energy_outside_j: float | None = None
     gpu_hours: float | None = None
     gpu_memory_peak_bytes: float | None = None
+    memory_peak_method: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def attribute(record: Record) -> Attribution:
     whole = [float(m.between(np.array([begin]), np.array([end]))[0]) if m else None for m in memories]
     ended = np.array([s.end_wall_ns is not None for s in record.spans], dtype=bool)
     config = record.run.get("config")
+    memory, method = _at_least_the_kernels(whole[0], record.end)
     run = _Node((), begin, end, count=1, children=_tree(record, times, parents, shares, peaks))
     run.has = [share.total is not None for share in shares]
     run.own = [(share.total or 0.0) - float(share.exclusive.sum()) for share in shares]
@@ -111,8 +115,8 @@ def attribute(record: Record) -> Attribution:
     return Attribution(
         [replace(
             accounts[0], name=str(config.get("name") or "") if isinstance(config, dict) else "",
-            begin_ns=begin, end_ns=end, duration_s=(end - begin) / 1e9, memory_peak_bytes=whole[0],
-            gpu_memory_peak_bytes=whole[1],
+            begin_ns=begin, end_ns=end, duration_s=(end - begin) / 1e9, memory_peak_bytes=memory,
+            memory_peak_method=method, gpu_memory_peak_bytes=whole[1],
         ), *accounts[1:]],
         report_of(record, energies, windows, energy.total, gpu.total),
         energy.inclusive(parents).tolist(), cpu.inclusive(parents).tolist(), peaks[0].tolist(),
@@ -120,6 +124,16 @@ def attribute(record: Record) -> Attribution:
         steps_of(record, energies, processors, begin, end),
         gpu.inclusive(parents).tolist(),
     )
+
+
+def _at_least_the_kernels(sampled: float | None, end: dict[str, Any] | None) -> tuple[float | None, str | None]:
+    """The run's peak of memory, and how it was got. getrusage(2) knows that of the largest process to the page, also
+    where it lived between two samples; the job has used that much at least."""
+    rusage = (end or {}).get("rusage")
+    kernels = rusage.get("max_rss_bytes") if isinstance(rusage, dict) else None
+    if isinstance(kernels, (int, float)) and not isinstance(kernels, bool) and (sampled is None or kernels > sampled):
+        return float(kernels), "rusage"
+    return sampled, None
 
 
 # the tree

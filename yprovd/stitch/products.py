@@ -166,8 +166,23 @@ class Products:
             "yp:masked": True if f.masked else None,
             "yp:checksumAbsent": None if f.sha256 else f.reason or "no reason was recorded",
             "yp:modified": time_of(f.modified_ns) if f.modified_ns is not None else None,
+            "yp:changedAfterSeconds": round(f.changed_after_ns / 1e9, 3) or None, "yp:changedText": changed_text(f),
             "yp:copiedFrom": self.originals.copied_from(f.path),
         }
+
+
+def changed_text(f: DeclaredFile) -> str:
+    """What is to be known of a file that was changed before it was looked at; "" where it was not."""
+    if not f.changed_after_ns:
+        return ""
+    what = "the checksum is" if f.sha256 else "its size is"
+    return f"it was changed {f.changed_after_ns / 1e9:.3g} s after it was logged: {what} that of the later content"
+
+
+def changed_files(files: Sequence[DeclaredFile]) -> list[str]:
+    """`model final.pt: it was changed...`, for each declaration whose file was changed before it was looked at."""
+    return [f"{f.role} {f.name or f.path}: {changed_text(f)}" for f in sorted(files, key=lambda f: f.wall_ns)
+            if f.changed_after_ns]
 
 
 def _file_types(role: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from yprovd.stitch.facts import command_of, lines_of, parameters_of, part, run_i
 from yprovd.stitch.originals import Originals
 from yprovd.stitch.parties import Parties
 from yprovd.stitch.presence import presence_of
-from yprovd.stitch.products import LEARNING, MOST_SERIES, Products
+from yprovd.stitch.products import LEARNING, MOST_SERIES, Products, changed_files
 from yprovd.stitch.record import Record
 from yprovd.stitch.scheduling import attempt_of, job_of
 from yprovd.stitch.sources import add_code
@@ -135,6 +135,7 @@ class _Build:
             "yp:cpuSeconds": account.cpu_s,
             "yp:cpuOutsideSeconds": account.cpu_outside_s,
             "yp:peakMemoryBytes": whole(account.memory_peak_bytes),
+            "yp:peakMemoryMethod": account.memory_peak_method,
             "yp:gpuEnergyJ": account.gpu_energy_j,
             "yp:gpuEnergyOutsideJ": account.gpu_energy_outside_j,
             "yp:gpuHours": account.gpu_hours,
@@ -153,7 +154,7 @@ class _Build:
         ranks = {p.rank for p in processes if p.rank is not None}
         name = str(self.config.get("name") or "run")
         tags = part(self.settings, "tags")
-        missing = missing_files(record.files)
+        missing, changed = missing_files(record.files), changed_files(record.files)
         self.run = self.doc.activity("run", account.begin_ns, account.end_ns, {
             "prov:type": "provml:LearningExecution",  # plain: the Explorer's search reads no typed value of an activity
             "dcterms:type": qname("mls:Run"),
@@ -174,13 +175,16 @@ class _Build:
             "yp:nodeCount": len({n.host for n in record.nodes} or {p.host for p in processes}),
             "yp:worldSize": max([len(ranks), *(p.world_size for p in processes if p.world_size),
                                   *(t.world_size for t in record.tasks if t.world_size)]) or None,
-            "yp:processCount": len(processes),
-            "yp:processesWithoutGoodbye": sum(p.logged is None for p in processes),
+            "yp:processCount": len(processes) + record.unheard,
+            "yp:processesWithoutGoodbye": sum(p.logged is None for p in processes) + record.unheard,
+            "yp:processesUnheard": record.unheard or None,
             "yp:eventsDropped": sum(p.dropped for p in processes),
             "yp:callsRejected": sum(p.rejected for p in processes) or None,
             "yp:rejectReason": next((p.reject_reason for p in processes if p.reject_reason), None),
             "yp:missingFileCount": len(missing) or None,
             "yp:missingFiles": lines_of(missing),
+            "yp:changedFileCount": len(changed) or None,
+            "yp:changedFiles": lines_of(changed),
             "yp:framesLost": record.lost_frames,
             "yp:damagedBytes": record.damaged_bytes,
             "yp:tornBytes": record.torn_bytes,
@@ -205,13 +209,10 @@ class _Build:
     @staticmethod
     def _rusage_instead(account: Account, rusage: Mapping[str, Any]) -> dict[str, Any]:
         """A command that was over before a sample could see it still has the kernel's own account, getrusage(2)."""
-        out: dict[str, Any] = {}
-        if account.cpu_s is None and rusage.get("user_s") is not None:
-            out |= {"yp:cpuSeconds": float(rusage["user_s"]) + float(rusage.get("system_s") or 0.0),
-                    "yp:cpuMethod": "rusage"}
-        if account.memory_peak_bytes is None and rusage.get("max_rss_bytes") is not None:
-            out |= {"yp:peakMemoryBytes": whole(rusage["max_rss_bytes"]), "yp:peakMemoryMethod": "rusage"}
-        return out
+        if account.cpu_s is not None or rusage.get("user_s") is None:
+            return {}
+        return {"yp:cpuSeconds": float(rusage["user_s"]) + float(rusage.get("system_s") or 0.0),
+                "yp:cpuMethod": "rusage"}
 
     def _steps(self) -> None:
         for step in self.attribution.steps[:MOST["step"]]:

@@ -28,7 +28,7 @@ from yprovd.stitch.record import (
     Samples,
     Span,
 )
-from yprovd.stitch.said import end_of, merged_facts, scheduler_end_of
+from yprovd.stitch.said import changed_after, end_of, merged_facts, scheduler_end_of, unheard
 from yprovd.stitch.tasks import tasks_of
 from yprovd.wire import NO_STEP, Frame, Kind, from_json, to_json
 
@@ -81,12 +81,13 @@ def _ordered(frames: Frames) -> Record:
         spans=spans,
         params=params,
         events=events,
-        files=_files(frames, index),
+        files=_files(frames, index, run),
         metrics=metrics,
         notes=[{**value, "wall_ns": frame.wall_ns} for _s, frame, value in frames.of_kind(Kind.NOTE)],
         first_ns=frames.first_ns,
         last_ns=frames.last_ns,
         lost_frames=frames.lost(),
+        unheard=unheard(frames),
         tasks=tasks_of(frames.of_kind(Kind.TASK), frames.of_kind(Kind.SOURCE), frames.sources, processes, at,
                        frames.count_damage),
     )
@@ -253,21 +254,22 @@ def _events(
     return spans, params, events
 
 
-def _files(frames: Frames, index: dict[int, int]) -> list[DeclaredFile]:
-    facts = {(v["source"], v["t"], v["path"]): v for _s, _f, v in frames.of_kind(Kind.FACTS)}
+def _files(frames: Frames, index: dict[int, int], run: dict[str, Any]) -> list[DeclaredFile]:
+    facts = {(v["source"], v["t"], v["path"]): {**v, "looked_ns": f.wall_ns} for _s, f, v in frames.of_kind(Kind.FACTS)}
     out = []
     declared = {v["path"] for _s, _f, v in frames.of_kind(Kind.FILE) if not v.get("how")}
     for source, frame, v in frames.of_kind(Kind.FILE):
         if v.get("how") and v["path"] in declared:
             continue  # it was only seen, and somebody says what it is
         about = facts.get((f"{source:016x}", v["t"], v["path"]), {"reason": "the run ended before it was looked at"})
+        wall_ns = int(v["t"]) + frame.wall_ns - frame.mono_ns
         out.append(DeclaredFile(
-            v["role"], v["path"], v["name"], v.get("context"), v.get("epoch"), index.get(source, -1),
-            int(v["t"]) + frame.wall_ns - frame.mono_ns,
+            v["role"], v["path"], v["name"], v.get("context"), v.get("epoch"), index.get(source, -1), wall_ns,
             about.get("size"), about.get("sha256"), about.get("modified_ns"), about.get("stored"),
             about.get("reason", ""), str(v.get("how") or ""), bool(about.get("masked")),
             # Seen by the process: it lies where the daemon does not see it. Seen open: it has gone since.
             bool(about.get("missing")) and not v.get("seen") and not v.get("how"),
+            0 if v.get("how") or "imported" in run else changed_after(wall_ns, about),
         ))
     return out
 

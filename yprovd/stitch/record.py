@@ -14,7 +14,8 @@ FILE    t, role ("input"|"output"|"dataset"|"model"|"code"), path, name, context
 FACTS   path, t (of the declaration), source (of the declaration, hex), size?, sha256?, modified_ns?, stored?, masked?,
         missing? (there was none), reason?
 LOSS    events (calls that the source has lost so far), pushed_out (frames given up; the gap counts them), why,
-        rejected? (calls that could not be recorded because of what they were), reason? (of the first of them)
+        rejected? (calls that could not be recorded because of what they were), reason? (of the first of them);
+        of a node's daemon: silent [source, hex...], silent_count: processes that began and were ended unheard
 TASK    tasks [row, ...]: ranks of the job that began and ended on a node (see `yprovd.tasks`)
 NOTE    text, t: something that happened to the run (a daemon started again)
 EVENTS  {"e": "param", t, name, value, role? ("output")}; {"e": "begin", t, id, parent, kind ("context"|"epoch"|"span"),
@@ -127,7 +128,8 @@ class PointEvent:
 class DeclaredFile:
     """A file that the run used or made. `process` is -1 for those named on the command line. Without a checksum,
     `reason` says why. `how`: "opened" where nobody declared it, and it was seen open. `masked`: its copy is.
-    `missing`: it was declared, and was not there."""
+    `missing`: it was declared, and was not there. `changed_after_ns`: so long after it was declared it was changed, and
+    what is known of it is of then; 0 where it was not."""
 
     role: str
     path: str
@@ -144,6 +146,7 @@ class DeclaredFile:
     how: str = ""
     masked: bool = False
     missing: bool = False
+    changed_after_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,8 @@ class MetricTable:
 class Record:
     """Everything that a spool says, in a fixed order. `lost_frames`: gaps in the sequence numbers;
     `damaged_bytes`: passed over in the files, `torn_bytes` of them at a file's end (normal after a kill). `end`: our
-    own word about how the command ended; `scheduler_end`: the scheduler's about its job (see `stitch.said`)."""
+    own word about how the command ended; `scheduler_end`: the scheduler's about its job (see `stitch.said`). `unheard`:
+    processes that used the client, and of which nothing arrived."""
 
     run: dict[str, Any]
     end: dict[str, Any] | None
@@ -181,4 +185,5 @@ class Record:
     damaged_bytes: int = 0
     torn_bytes: int = 0
     scheduler_end: dict[str, Any] | None = None
+    unheard: int = 0
     tasks: list[Task] = field(default_factory=list)

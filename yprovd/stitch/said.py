@@ -1,4 +1,5 @@
-"""Whose word counts: on how the run ended, and on what its scheduler's job was. Pure."""
+"""Whose word counts: on how the run ended, on what its scheduler's job was, and whether a file is still what a script
+meant, and who was not heard. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +11,9 @@ from yprovd.wire import Kind
 
 #: What a scheduler does to a job that has not ended by itself.
 ENDED_EARLY = ("timeout", "node_fail", "cancelled")
+
+#: A file's time of change may be later than it was by so much: clocks of file servers, and a clock that was set.
+TOLERANCE_NS = 10_000_000
 
 #: Whose word counts most about how the run ended.
 _END_RANK = {"launcher": 0, "collector": 1, "node": 2}
@@ -53,3 +57,27 @@ def takes_back(word: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
     """Whether what is told after the job's end shows that it was not cancelled."""
     return word.get("state") == "cancelled" and bool(later.get("asked_later")) and later.get("state") in (
         "completed", "failed")
+
+
+def changed_after(declared_ns: int, facts: Mapping[str, Any]) -> int:
+    """How long after its declaration a file was changed, in ns, before somebody looked at it (`looked_ns`); 0 where it
+    was not, or nobody can tell: a time of change that is later than the look is none of our clock."""
+    modified, looked = facts.get("modified_ns"), facts.get("looked_ns")
+    if not isinstance(modified, int) or not isinstance(looked, int) or modified > looked:
+        return 0
+    if not facts.get("sha256") and str(facts.get("reason", "")).startswith("a folder"):
+        return 0  # of which nothing is known that a later file could make wrong
+    return modified - declared_ns if modified - declared_ns > TOLERANCE_NS else 0
+
+
+def unheard(frames: Frames) -> int:
+    """How many processes began to use the client, as the daemons of their nodes found at the end, and were ended before
+    anything of them arrived."""
+    named: set[str] = set()
+    more = 0
+    for _source, _frame, value in frames.of_kind(Kind.LOSS):
+        if isinstance(names := value.get("silent"), list):
+            named.update(str(name) for name in names)
+            count = value.get("silent_count")
+            more += max(0, count - len(names)) if isinstance(count, int) else 0
+    return len(named - {f"{source:016x}" for source in frames.seen}) + more

@@ -79,6 +79,7 @@ def write_declared(store: Store, record: Record) -> None:
         for name in ("role", "path", "name", "context", "sha256", "stored", "reason"):
             store.array(f"files/{name}", [str(getattr(f, name) or "") for f in files], ("row",), long_name=name)
         store.optional("files/missing", [int(f.missing) for f in files])
+        store.optional("files/changed_after", [f.changed_after_ns // 1000 or None for f in files], units="us")
         store.optional("files/size", [f.size for f in files], units="byte")
         store.optional("files/epoch", [f.epoch for f in files])
 

@@ -22,6 +22,7 @@ _YP, _QUDT = "https://w3id.org/yprov/ns#", "http://qudt.org/vocab/unit/"
 def add_usage(entities: Entities, record: Record, account: Account, energy: EnergyReport) -> list[dict[str, str]]:
     """`account`: that of the run."""
     footprint = footprint_of(energy, part(part(record.run, "config"), "settings"))
+    memory = "RSS of a process, by getrusage" if account.memory_peak_method else "greatest sum of RSS of the job"
     scope = f", scope {energy.scope}" if energy.scope else ""
     cpu_s, peak, how = account.cpu_s, account.memory_peak_bytes, ""
     rusage = part(record.end or {}, "rusage")
@@ -34,7 +35,7 @@ def add_usage(entities: Entities, record: Record, account: Account, energy: Ener
         ("co2eGrams", footprint.grams if footprint else None, "GM", "g", footprint.text if footprint else ""),
         ("gpuHours", account.gpu_hours, "HR", "h", "GPU hours: devices times the time that they were the job's"),
         ("cpuSeconds", cpu_s, "SEC", "s", f"processor time of the job{how}"),
-        ("peakMemoryBytes", whole(peak), "BYTE", "By", "greatest sum of RSS of the job"),
+        ("peakMemoryBytes", whole(peak), "BYTE", "By", memory),
         ("gpuPeakMemoryBytes", whole(account.gpu_memory_peak_bytes), "BYTE", "By", "greatest sum of GPU memory"),
     ]
     return [
