@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
+
+from yprov.shells import commands_of
 
 _PYTHON = re.compile(r"(?:python|pypy)(?:\d+(?:\.\d+)*)?t?")
 _RUNNERS = ("uv", "conda", "mamba", "micromamba", "poetry", "pixi", "pipenv", "hatch", "pdm")
@@ -137,26 +138,13 @@ def _of_text(text: str, shell: _Shell) -> Found | None:
     if shell.depth > _DEPTH:
         return None
     shell = replace(shell, depth=shell.depth + 1)
-    for line in re.sub(r"\\\n", " ", text).splitlines():
-        try:
-            lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|()")
-            lexer.whitespace_split = True
-            words = list(lexer)
-        except ValueError:
-            continue  # a here-document, a string of several lines
-        part: list[str] = []
-        for word in [*words, ";"]:
-            if word.strip(";&|()"):
-                part.append(word)
-                continue
-            if part and part[0] in ("then", "do", "else", "exec", "time", "!", "{", "if", "while"):
-                part = part[1:]
-            changed = _effect(part, shell)
-            if changed is not None:
-                shell = changed
-            elif part and (found := _of_words([_expanded(w, shell) for w in part], shell)) is not None:
-                return found
-            part = []
+    for part in commands_of(text):
+        words = part[1:] if part[0] in ("then", "do", "else", "exec", "time", "!", "{", "if", "while") else part
+        changed = _effect(words, shell)
+        if changed is not None:
+            shell = changed
+        elif words and (found := _of_words([_expanded(w, shell) for w in words], shell)) is not None:
+            return found
     return None
 
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from yprov.shells import commands_of
 
 _SCRIPTS = (".py", ".sh", ".bash", ".R", ".jl", ".pl")
 _PYTHON = re.compile(r"(?:python|pypy)(?:\d+(?:\.\d+)*)?t?")
@@ -142,21 +143,9 @@ def _of_text(text: str, find: Callable[[Sequence[str], int], str], depth: int) -
     """What `find` says of the first command in a shell's text of which it says something."""
     if depth > _DEPTH:
         return ""
-    for line in re.sub(r"\\\n", " ", text).splitlines():
-        try:
-            lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|()")
-            lexer.whitespace_split = True
-            words = list(lexer)
-        except ValueError:
-            continue  # a string of several lines
-        part: list[str] = []
-        for word in [*words, ";"]:
-            if word.strip(";&|()"):
-                part.append(word)
-                continue
-            while part and (part[0] in _LEADING or _ASSIGNED.fullmatch(part[0])):
-                part = part[1:]
-            if part and (part[0] not in _PREPARING or "run" in part) and (found := find(part, depth + 1)):
-                return found
-            part = []
+    for part in commands_of(text):
+        while part and (part[0] in _LEADING or _ASSIGNED.fullmatch(part[0])):
+            part = part[1:]
+        if part and (part[0] not in _PREPARING or "run" in part) and (found := find(part, depth + 1)):
+            return found
     return ""
