@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,13 @@ UNREACHED_S = 5.0
 
 
 def see_to_archive(
-    run_dir: Path, daemons: Daemons | PlacedDaemons, signals: Signals, began: float, *, in_order: bool
+    run_dir: Path, daemons: Daemons | PlacedDaemons, signals: Signals, began: float, progress: Callable[[str], None],
+    *, in_order: bool,
 ) -> None:
     """Leaves the daemons. `began`: when the end did, on the monotonic clock. `in_order`: the daemons have ended as they
     were told. Those on other nodes that cannot be reached go on by themselves once we are gone."""
     patience_s = UNREACHED_S if not in_order and not isinstance(daemons, Daemons) else float("inf")
-    status = _waited_for(daemons, signals, began, patience_s)
+    status = _waited_for(daemons, signals, began, patience_s, progress)
     if status is None:
         daemons.let_go()
         say(f"the archive is still being made in {show_path(run_dir)}")
@@ -40,7 +42,8 @@ def see_to_archive(
 
 
 def _waited_for(
-    daemons: Daemons | PlacedDaemons, signals: Signals, began: float, patience_s: float
+    daemons: Daemons | PlacedDaemons, signals: Signals, began: float, patience_s: float,
+    progress: Callable[[str], None],
 ) -> int | None:
     """The status of the stitch; None when it is not there in time, or the user does not want to wait (Ctrl-C)."""
     signals.interrupted = 0
@@ -51,5 +54,5 @@ def _waited_for(
         if status is not None or signals.interrupted or time.monotonic() > deadline:
             return status
         if time.monotonic() > told:
-            say(f"making the archive ({time.monotonic() - began:.0f} s; Ctrl-C leaves it to the background)")
+            progress(f"making the archive ({time.monotonic() - began:.0f} s; Ctrl-C leaves it to the background)")
             told = time.monotonic() + 10.0

@@ -15,6 +15,10 @@ def say(text: str) -> None:
         sys.stderr.flush()
 
 
+def say_nothing(_text: str) -> None:
+    """In the place of `say`, for who wants no progress."""
+
+
 def show_path(path: Path) -> str:
     """Relative where that is shorter, as the user would type it."""
     relative = os.path.relpath(path)

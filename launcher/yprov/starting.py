@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from yprov.daemons import Daemons
 from yprov.placement import Placement
 from yprov.runs import on_this_machine
-from yprov.saying import say
 from yprovd.config import RunConfig
 from yprovd.errors import YprovError
 
@@ -66,13 +65,15 @@ def start_daemons(run_dir: Path, config: RunConfig, placement: Placement | None)
     return Started(daemons, config, refused)
 
 
-def call_the_roll(run_dir: Path, started: Started, interrupted: Callable[[], bool]) -> Roll:
+def call_the_roll(
+    run_dir: Path, started: Started, interrupted: Callable[[], bool], progress: Callable[[str], None],
+) -> Roll:
     """Until the daemons are ready, under a deadline; what is not there is told, and the command starts anyway."""
     daemons, config, refused = started
     nodes = len(config.nodes)
     troubles: list[tuple[str, str]] = []
     try:
-        ready = daemons.roll_call(READY_S + READY_PER_NODE_S * nodes, interrupted, say)
+        ready = daemons.roll_call(READY_S + READY_PER_NODE_S * nodes, interrupted, progress)
     except YprovError as e:  # no way of the scheduler's was left
         refused, ready = "; ".join([*daemons.fallbacks, str(e)]), False
     if refused:
@@ -81,7 +82,7 @@ def call_the_roll(run_dir: Path, started: Started, interrupted: Callable[[], boo
             config = on_this_machine(run_dir, config)
             daemons = Daemons(run_dir, Path(config.runtime_dir))
             daemons.start()
-            ready = daemons.roll_call(READY_S, interrupted, say)
+            ready = daemons.roll_call(READY_S, interrupted, progress)
         troubles.append((f"only this node is recorded: the daemons could not be placed ({refused})",
                          f"see {run_dir / 'logs'}"))
     troubles += [(f"the daemons were placed in another way: {sentence}", "") for sentence in daemons.fallbacks]

@@ -27,7 +27,7 @@ from yprov.placement import find as find_placement
 from yprov.program import given_environment, state_of
 from yprov.records import LauncherSpool
 from yprov.runs import create
-from yprov.saying import say, show_path
+from yprov.saying import say, say_nothing, show_path
 from yprov.starting import Started, call_the_roll, start_daemons
 from yprovd.config import SPOOL_DIR, Settings
 from yprovd.errors import YprovError
@@ -46,10 +46,11 @@ FILES_NEEDED = 64
 
 
 class Wrapper:
-    """One execution of `yprov run`."""
+    """One execution of `yprov run`. `quiet`: nothing is said of how it goes on, only what is wrong."""
 
-    def __init__(self, settings: Settings, argv: Sequence[str], *, root: str = "/") -> None:
+    def __init__(self, settings: Settings, argv: Sequence[str], *, root: str = "/", quiet: bool = False) -> None:
         self.settings = settings
+        self.progress = say_nothing if quiet else say
         self.argv = list(argv)
         self.masker = Masker(known_values(os.environ) | values_of_command(argv))
         self.root = root
@@ -148,7 +149,7 @@ class Wrapper:
                 self.daemons.say_hello()
 
     def _call_the_roll(self, started: Started) -> None:
-        roll = call_the_roll(self.run_dir, started, lambda: bool(self.signals.interrupted))
+        roll = call_the_roll(self.run_dir, started, lambda: bool(self.signals.interrupted), self.progress)
         self.daemons, self.config = roll.daemons, roll.config
         self.spool.write(Kind.RUN, {"config": self.config.to_json(), "daemons": roll.about})
         for text, hint in roll.troubles:
@@ -163,7 +164,7 @@ class Wrapper:
             self.daemons.say_hello()
             if time.monotonic() > told:
                 told = float("inf")
-                say("looking at the code and its packages (some seconds; Ctrl-C leaves out what is missing)")
+                self.progress("looking at the code and its packages (some seconds; Ctrl-C leaves out what is missing)")
             return not self.signals.interrupted
 
         return meanwhile
@@ -312,5 +313,5 @@ class Wrapper:
                           hint=f"see {self.run_dir / 'logs'}")
         self.spool.close()
         self.daemons.goodbye()
-        see_to_archive(self.run_dir, self.daemons, self.signals, began, in_order=in_order)
+        see_to_archive(self.run_dir, self.daemons, self.signals, began, self.progress, in_order=in_order)
         return self.status

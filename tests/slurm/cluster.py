@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -204,9 +205,11 @@ class Cluster(Machines):
         self.exec(CTL, ["scancel", *map(str, arguments)], check=True)
 
     def start_now(self, job: int | str) -> None:
-        """End the pause that a requeued job must make, but for a second: a node takes a credential that was made in the
-        second in which it revoked the last one for revoked, too, and the job fails (slurm_cred.c)."""
-        self.exec(CTL, ["scontrol", "update", f"jobid={job}", "starttime=now+1"], check=True)
+        """End the pause that a requeued job must make, but for the rest of this second: a node takes a credential that
+        was made in the second in which it revoked the last one for revoked, too, and the job fails (slurm_cred.c)."""
+        revoked = int(time.time())
+        until(lambda: int(time.time()) > revoked, 5, "another second")
+        self.exec(CTL, ["scontrol", "update", f"jobid={job}", "starttime=now"], check=True)
 
     def clear(self, timeout: float = 40) -> None:
         """Cancel whatever jobs there are, and wait until all nodes that are on are idle."""

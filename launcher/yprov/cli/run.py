@@ -34,7 +34,7 @@ def run(
     pue: Annotated[float | None, typer.Option(help="Power of the data centre over that of its computers.")] = None,
     opened_files: Annotated[bool | None, typer.Option("--opened-files", help="Note the files that it opens.")] = None,
     hash_limit: Annotated[str | None, typer.Option(help="Larger files get no checksum (default: 4GiB).")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No summary at the end.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no summary at the end.")] = False,
     root: Annotated[str, typer.Option(hidden=True, help="Directory that holds `proc` and `sys`.")] = "/",
 ) -> None:
     """Run a command and record it. Its exit status, output and signals are passed through unchanged.
@@ -63,7 +63,7 @@ def run(
     if doubt := unknown_licence(settings.licence):
         say(f"{doubt}; it is recorded as it is")
     find_program(command)
-    wrapper = Wrapper(settings, command, root=os.path.abspath(root))
+    wrapper = Wrapper(settings, command, root=os.path.abspath(root), quiet=quiet)
     try:
         status = wrapper.run()
     except YprovError as e:
